@@ -1,0 +1,60 @@
+"""Development jobs: ``nox -s tests lint types docs demo``, and ``minimum`` for the oldest supported dependencies."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nox
+import tomllib
+
+nox.options.sessions = ["lint", "types", "tests", "docs", "demo"]
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite with line coverage."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "--cov=zsad", "--cov-report=term", *session.posargs)
+
+
+@nox.session(python="3.10")
+def minimum(session: nox.Session) -> None:
+    """Run the test suite with the lower bound of every dependency, on the oldest Python."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lowest = [re.sub(r">=([^,]+).*", r"==\1", line) for line in project["dependencies"]]
+    session.install(*lowest)
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install("ruff>=0.8")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly, tests and benchmarks included."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; warnings are errors."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the demonstration of the README."""
+    session.install("-e", ".")
+    session.run("zsad", "demo", "--out", str(Path(session.create_tmp()) / "zsad-demo"))

@@ -1,0 +1,151 @@
+"""``zsad benchmark``: the grid from the command line."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
+from zsad.benchmark.run import Options, Runner, cells_of, is_done
+from zsad.methods import list_methods
+
+_SHARE = "ZSAD_BENCHMARK_SHARE"  # "index/number" of a process of --jobs
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``zsad benchmark``."""
+    result = argparse.ArgumentParser(
+        prog="zsad benchmark",
+        description="Run methods on data sets, class by class, and write one JSON file per cell. Started again, it "
+        "goes on where it stopped. 'zsad report DIR' makes tables of the files.",
+    )
+    result.add_argument(
+        "--methods", nargs="+", default=["all"], metavar="METHOD",
+        help="names, name:option=value,..., YAML configurations, or 'all' (default)",
+    )  # fmt: skip
+    result.add_argument(
+        "--data", nargs="+", required=True, metavar="DATA",
+        help="Synthetic, MVTecAD=ROOT, Name:option=value,..., or YAML configurations",
+    )  # fmt: skip
+    result.add_argument("--backbone", help="in place of each method's published one, e.g. zsad-mini")
+    result.add_argument(
+        "--train",
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="auxiliary data for trained methods; the first that is not the target is used",
+    )
+    result.add_argument("--epochs", type=int, help="in place of each trained method's published number")
+    result.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="(default: 0)")
+    result.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="(default: %(default)s)")
+    result.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0' (default: %(default)s)")
+    result.add_argument(
+        "--precision", choices=("32", "bf16"), default="32", help="of the backbone (default: %(default)s)"
+    )
+    result.add_argument(
+        "--mode", choices=("binned", "exact"), default="binned", help="of the pixel metrics (default: %(default)s)"
+    )
+    result.add_argument(
+        "--bootstrap", type=int, default=0, metavar="N", help="resampled sets of images for confidence intervals"
+    )
+    result.add_argument("--batch-size", type=int, default=8, metavar="N", help="(default: %(default)s)")
+    result.add_argument(
+        "--num-workers", type=int, default=0, metavar="N", help="loader processes (default: %(default)s)"
+    )
+    result.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, one per GPU if there are GPUs")
+    result.add_argument("--retry-failed", action="store_true", help="compute cells again that ended in an error")
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the grid; return 1 if a cell failed."""
+    args = parser().parse_args(arguments)
+    names = [name for entry in args.methods for name in (list_methods() if entry == "all" else [entry])]
+    methods = [MethodSpec.parse(name) for name in names]
+    options = Options(
+        out=args.out,
+        backbone=args.backbone,
+        train=[DataSpec.parse(text) for text in args.train],
+        epochs=args.epochs,
+        device=args.device,
+        precision=args.precision,
+        mode=args.mode,
+        bootstrap=args.bootstrap,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        retry_failed=args.retry_failed,
+    )
+    cells = cells_of(methods, [DataSpec.parse(text) for text in args.data], args.seeds)
+    console = Console(stderr=True)
+    if share := os.environ.get(_SHARE):
+        index, number = map(int, share.split("/"))
+        mine = set(list(dict.fromkeys((cell.method.label, cell.seed) for cell in cells))[index::number])
+        Runner(options).run([cell for cell in cells if (cell.method.label, cell.seed) in mine])
+        return 0
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("cells", total=len(cells))
+        if args.jobs > 1:
+            _parallel(arguments, args, cells, options, lambda done: progress.update(task, completed=done))
+        else:
+
+            def tell(cell: Cell, outcome: str) -> None:
+                progress.update(task, advance=1, description=f"{cell.method.label} on {cell.class_name}")
+                if outcome not in ("done", "kept"):
+                    console.print(
+                        f"[red]{cell.method.label}, {cell.data.label}, {cell.class_name}[/red]: {outcome}",
+                        soft_wrap=True,
+                    )
+
+            Runner(options).run(cells, tell)
+    failed = [cell for cell in cells if "error" in read_cell(cell.path(args.out))]
+    console.print(
+        f"{len(cells) - len(failed)} cells done, {len(failed)} failed. Tables: zsad report {args.out}", soft_wrap=True
+    )
+    return 1 if failed else 0
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """Return the content of a cell's file; a missing one is an error like any other."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"error": "no result"}
+    return content
+
+
+def _parallel(
+    arguments: Sequence[str], args: argparse.Namespace, cells: Sequence[Cell], options: Options, tell: Any
+) -> None:
+    """Run shares of the grid in processes of their own; a method and seed is one process's, so it trains once."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    workers = []
+    for index in range(args.jobs):
+        own = {**os.environ, _SHARE: f"{index}/{args.jobs}"}
+        if gpus:
+            own["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
+        else:
+            own["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // args.jobs))
+        code = "import sys; from zsad.benchmark.command import main; sys.exit(main(sys.argv[1:]))"
+        workers.append(subprocess.Popen([sys.executable, "-c", code, *arguments], env=own))
+    try:
+        while any(worker.poll() is None for worker in workers):
+            tell(sum(is_done(cell.path(args.out), options.retry_failed) for cell in cells))
+            time.sleep(0.5)
+        tell(sum(is_done(cell.path(args.out), options.retry_failed) for cell in cells))
+    finally:
+        for worker in workers:
+            worker.terminate()

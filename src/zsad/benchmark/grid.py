@@ -1,0 +1,184 @@
+"""What a benchmark run consists of: methods, data sets and cells, as users write them on a command line."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zsad.datamodules import BenchmarkDataModule, get_datamodule
+from zsad.methods import Method, get_method
+
+
+def _split(text: str) -> tuple[str, dict[str, Any]]:
+    """``Name:key=value,key=value`` -> name and options, the values read as YAML."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, _commas(rest)):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"'{text}': expected key=value after the colon, got '{part}'.")
+        options[key.strip()] = yaml.safe_load(value)
+    return name, options
+
+
+def _commas(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    return [*parts, text[start:]]
+
+
+def _config(path: Path, key: str) -> tuple[str, dict[str, Any]]:
+    """Class name and options of a YAML file as ``zsad fit --config`` takes it."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    section = content.get(key, content) if isinstance(content, dict) else {}
+    if not isinstance(section, dict) or "class_path" not in section:
+        raise ValueError(f"'{path}' has no class_path under '{key}'.")
+    return str(section["class_path"]).rpartition(".")[2], dict(section.get("init_args") or {})
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with options.
+
+    Args:
+        label: How tables name it: the registry name, or the configuration's file name.
+        name: Registry name.
+        options: Constructor arguments.
+    """
+
+    label: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "MethodSpec":
+        """Read ``anovl``, ``anovl:adapter=text,views=none`` or the path of a YAML configuration.
+
+        Raises:
+            ValueError: If it is none of these.
+        """
+        if text.endswith((".yaml", ".yml")):
+            name, options = _config(Path(text), "model")
+            label = Path(text).stem
+        else:
+            name, options = _split(text)
+            label = name.lower() if not options else text
+        kind = get_method(name)
+        known = _arguments(kind)
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ValueError(f"{kind.__name__} has no options {unknown}; it has {sorted(known)}.")
+        return cls(label, kind.__name__.lower(), options)
+
+    @property
+    def kind(self) -> type[Method]:
+        """The class."""
+        return get_method(self.name)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether results depend on a seed; others are run once."""
+        return "seed" in _arguments(self.kind)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set with options.
+
+    Args:
+        label: How tables name it.
+        name: Class name of the data module.
+        options: Constructor arguments.
+    """
+
+    label: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "DataSpec":
+        """Read ``Synthetic``, ``MVTecAD=data/mvtec``, ``Synthetic:split=seen,images=100`` or a YAML configuration.
+
+        Raises:
+            ValueError: If it is none of these.
+        """
+        if text.endswith((".yaml", ".yml")):
+            name, options = _config(Path(text), "data")
+            return cls(Path(text).stem, get_datamodule(name).__name__, options)
+        head, _, rest = text.partition(":")
+        name, equals, root = head.partition("=")
+        options = _split(f"{name}:{rest}")[1]
+        if equals:
+            options["root"] = root
+        kind = get_datamodule(name)
+        label = kind.name or kind.__name__.lower()
+        if equals and kind.name in ("", "folder"):
+            label = Path(root).name  # a user's own data: the folder says more than "folder"
+        return cls(label, kind.__name__, options)
+
+    def build(self, **more: Any) -> BenchmarkDataModule:
+        """Return the data module."""
+        return get_datamodule(self.name)(**{**self.options, **more})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table before the mean: a method on a class of a data set with a seed."""
+
+    method: MethodSpec
+    data: DataSpec
+    class_name: str
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        """Where its result goes."""
+        return (
+            out
+            / "cells"
+            / _safe(self.method.label)
+            / _safe(self.data.label)
+            / f"{_safe(self.class_name)}-s{self.seed}.json"
+        )
+
+    def log_path(self, out: Path) -> Path:
+        """Where its log goes."""
+        return (out / "logs" / self.path(out).relative_to(out / "cells")).with_suffix(".log")
+
+    def picture_path(self, out: Path) -> Path:
+        """Where its pictures go, without what tells them apart."""
+        return (out / "pictures" / self.path(out).relative_to(out / "cells")).with_suffix("")
+
+
+def _arguments(kind: type[Any]) -> set[str]:
+    """Names of all constructor arguments, those handed on to parents included."""
+    return {
+        name
+        for parent in kind.__mro__
+        if "__init__" in vars(parent) and parent.__module__.startswith("zsad.")
+        for name, value in inspect.signature(vars(parent)["__init__"]).parameters.items()
+        if value.kind not in (value.VAR_KEYWORD, value.VAR_POSITIONAL) and name != "self"
+    }
+
+
+def _safe(text: str) -> str:
+    """A file name that is readable and, where characters had to go, still unique."""
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+    return name if name == text else f"{name[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that a kill at any moment leaves the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    temporary.replace(path)

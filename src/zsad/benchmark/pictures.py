@@ -1,0 +1,74 @@
+"""Which maps to show of a class: the best, the median and the worst, by the pixels of their own image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zsad.datamodules import BenchmarkDataModule
+from zsad.methods import Method
+from zsad.metrics import auroc
+from zsad.overlay import outline, overlay
+
+SIDE = 192
+
+
+def save_pictures(
+    method: Method, data: BenchmarkDataModule, path: Path, device: torch.device, most: int = 200
+) -> list[Path]:
+    """Write ``PATH-best.jpg``, ``-median.jpg`` and ``-worst.jpg``: the image with its defect outlined, beside its map.
+
+    Maps are ranked by the AUROC of their own pixels. The colour scale is the range of the maps looked at, the same for
+    the three.
+
+    Args:
+        method: On the device, in eval mode.
+        data: One class, with masks.
+        path: Without ending.
+        device: Where the method is.
+        most: Anomalous images looked at, spread evenly over the class.
+    """
+    dataset = data.dataset("test")
+    records = data.select("test")
+    candidates = [number for number, record in enumerate(records) if record.label == 1]
+    if len(candidates) > most:
+        candidates = [candidates[i] for i in np.linspace(0, len(candidates) - 1, most).astype(int)]
+    ranked: list[tuple[float, int]] = []
+    low, high = np.inf, -np.inf
+    for number in candidates:
+        heat, mask, _ = _predict(method, dataset[number], device)
+        low, high = min(low, float(heat.min())), max(high, float(heat.max()))
+        if mask.any() and not mask.all():
+            ranked.append((float(auroc(heat.flatten(), mask.flatten())), number))
+    ranked.sort(reverse=True)
+    written = []
+    for name, place in _places(len(ranked)):
+        heat, mask, image = _predict(method, dataset[ranked[place][1]], device)
+        size = (SIDE, max(1, round(SIDE * image.height / image.width)))
+        small = image.resize(size, Image.Resampling.BICUBIC)
+        marked = outline(small, np.asarray(Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST)))
+        sheet = Image.new("RGB", (2 * size[0], size[1]))
+        sheet.paste(marked, (0, 0))
+        sheet.paste(overlay(small, heat.numpy(), (low, high)), (size[0], 0))
+        target = path.with_name(f"{path.name}-{name}.jpg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(target, quality=85)
+        written.append(target)
+    return written
+
+
+def _places(number: int) -> Sequence[tuple[str, int]]:
+    return [] if not number else [("best", 0), ("median", number // 2), ("worst", number - 1)]
+
+
+def _predict(method: Method, sample: object, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Image.Image]:
+    """Map, mask and picture of one sample, all of the model's size."""
+    assert isinstance(sample, dict)
+    with torch.inference_mode():
+        image = sample["image"][None].to(device)
+        heat = method(image, [sample["class_name"]], [sample["image_path"]]).anomaly_map[0].float().cpu()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (method.protocol.mean, method.protocol.std))
+    pixels = ((sample["image"] * std + mean).clamp(0, 1) * 255).round().byte()
+    return heat, sample["gt_mask"].bool(), Image.fromarray(pixels.permute(1, 2, 0).numpy())

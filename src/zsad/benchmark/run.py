@@ -1,0 +1,345 @@
+"""Running the grid: cell by cell, resumable after a kill at any moment, one JSON file each with all it came from."""
+
+import contextlib
+import datetime
+import hashlib
+import logging
+import os
+import platform
+import resource
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import lightning
+import open_clip
+import torch
+import torchmetrics
+
+from zsad import __version__
+from zsad.benchmark.grid import Cell, DataSpec, MethodSpec, write_json
+from zsad.benchmark.pictures import save_pictures
+from zsad.benchmark.train import TrainingDataError, source_for, trained
+from zsad.clip import Clip
+from zsad.datamodules.base import batches
+from zsad.methods import Method
+from zsad.metrics import DEFAULT_METRICS, Evaluator
+from zsad.predict import find_device
+from zsad.token_cache import tensor_key
+
+METRICS = (*DEFAULT_METRICS, "aupro_200step")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the cells are computed.
+
+    Args:
+        out: Results folder.
+        backbone: In place of each method's published one.
+        train: Auxiliary data for trained methods, in order of preference.
+        epochs: In place of the published number.
+        device: ``"auto"``, ``"cpu"``, ``"cuda:0"``.
+        precision: Of the backbone: ``"32"``, or ``"bf16"`` under autocast.
+        mode: Of the evaluator.
+        bootstrap: Resampled sets of images for confidence intervals; 0 for none.
+        batch_size: Images per batch.
+        num_workers: Loader processes.
+        retry_failed: Compute cells again whose result is an error.
+    """
+
+    out: Path
+    backbone: str | None = None
+    train: Sequence[DataSpec] = ()
+    epochs: int | None = None
+    device: str = "auto"
+    precision: Literal["32", "bf16"] = "32"
+    mode: Literal["binned", "exact"] = "binned"
+    bootstrap: int = 0
+    batch_size: int = 8
+    num_workers: int = 0
+    retry_failed: bool = False
+
+
+def cells_of(methods: Sequence[MethodSpec], data: Sequence[DataSpec], seeds: Sequence[int]) -> list[Cell]:
+    """Return the grid, method by method, so that each model is built and trained once; unseeded methods run once."""
+    classes = {}
+    for one in data:
+        module = one.build()
+        module.select("test")
+        classes[one.label] = module.class_names
+    return [
+        Cell(method, one, class_name, seed)
+        for method in methods
+        for seed in (seeds if method.seeded else seeds[:1])
+        for one in data
+        for class_name in classes[one.label]
+    ]
+
+
+def is_done(path: Path, retry_failed: bool) -> bool:
+    """Whether a cell has a result; an error counts unless it should be tried again."""
+    import json
+
+    if not path.is_file():
+        return False
+    return not (retry_failed and "error" in json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass
+class Runner:
+    """Computes cells and keeps the last model between them.
+
+    Args:
+        options: How.
+    """
+
+    options: Options
+    _clip: tuple[str, Clip] | None = None
+    _hashes: "WeakKeyDictionary[Clip, str]" = field(default_factory=WeakKeyDictionary)
+    _model: tuple[tuple[Any, ...], Method, Path | None] | None = None
+
+    def run(self, cells: Sequence[Cell], tell: Callable[[Cell, str], None] = lambda cell, outcome: None) -> int:
+        """Compute the cells that have no result yet; return how many ended in an error.
+
+        Args:
+            cells: The grid.
+            tell: Called after each cell with ``"done"``, ``"kept"`` or the error.
+        """
+        failed = 0
+        for cell in cells:
+            path = cell.path(self.options.out)
+            if is_done(path, self.options.retry_failed):
+                tell(cell, "kept")
+                continue
+            outcome = "done"
+            with _log_to(cell.log_path(self.options.out)):
+                try:
+                    result = self.compute(cell)
+                except Exception as error:  # a failing cell becomes a row with its error, and the rest goes on
+                    logging.getLogger("zsad").exception("cell failed")
+                    outcome = f"{type(error).__name__}: {error}"
+                    result = {**self.identity(cell), "error": outcome, "trace": traceback.format_exc()}
+                    failed += 1
+            write_json(path, result)
+            tell(cell, outcome)
+        return failed
+
+    def identity(self, cell: Cell) -> dict[str, Any]:
+        """Return what a cell is, as it stands in its file."""
+        options = self.options
+        return {
+            "schema": SCHEMA,
+            "method": {"label": cell.method.label, "name": cell.method.name, "options": dict(cell.method.options)},
+            "data": {
+                "label": cell.data.label,
+                "name": cell.data.name,
+                "options": {k: str(v) if isinstance(v, Path) else v for k, v in cell.data.options.items()},
+            },
+            "class": cell.class_name,
+            "seed": cell.seed,
+            "run": {
+                "backbone": options.backbone,
+                "train": [
+                    {"label": one.label, "name": one.name, "options": dict(one.options)} for one in options.train
+                ],
+                "epochs": options.epochs,
+                "mode": options.mode,
+                "precision": options.precision,
+                "batch_size": options.batch_size,
+                "bootstrap": options.bootstrap,
+            },
+            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def compute(self, cell: Cell) -> dict[str, Any]:
+        """Return the result of a cell: values in [0, 1] with bounds, and everything that they came from."""
+        options = self.options
+        started = time.perf_counter()
+        device = find_device(options.device)
+        method, weights = self.model(cell, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        data = cell.data.build(
+            classes=[cell.class_name], batch_size=options.batch_size, num_workers=options.num_workers, counts="ignore"
+        )
+        data.protocol = method.protocol
+        evaluator = Evaluator(options.mode, method.score_range, METRICS, bootstrap=options.bootstrap).to(device)
+        method.forget_text()
+        seconds, images = 0.0, []
+        for batch in batches(data):
+            if "gt_label" not in batch:
+                raise ValueError(
+                    f"{cell.data.label}: class '{cell.class_name}' has images without a label; a benchmark needs them."
+                )
+            image = batch["image"].to(device)
+            before = time.perf_counter()
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
+            with torch.inference_mode(), autocast:
+                prediction = method(image, batch["class_name"], batch["image_path"])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds += time.perf_counter() - before
+            masks = batch.get("gt_mask")
+            evaluator.update(
+                batch["class_name"],
+                prediction.pred_score.float(),
+                batch["gt_label"],
+                None if masks is None else prediction.anomaly_map.float(),
+                masks,
+                batch["image_path"],
+            )
+            images += [
+                [path, label, score]
+                for path, label, score in zip(
+                    batch["image_path"], batch["gt_label"].tolist(), prediction.pred_score.tolist(), strict=True
+                )
+            ]
+        found = evaluator.compute().to_dict()
+        name = cell.class_name
+        if cell.seed == 0 and data.has_masks:
+            save_pictures(method, data, cell.picture_path(options.out), device)
+        return {
+            **self.identity(cell),
+            "metrics": found["per_class"][name],
+            "bounds": found["bounds"].get(name, {}),
+            "intervals": found["intervals"].get(name, {}),
+            "counts": found["counts"][name],
+            "images": images,
+            "skipped": [str(one) for one in data.skipped],
+            "protocol": {key: getattr(method.protocol, key) for key in method.protocol.__dataclass_fields__},
+            "hyper_parameters": {key: value for key, value in method.hparams.items() if _is_plain(value)},
+            "backbone": {"name": method.clip.name, "position": method.clip.position, "sha256": self.hash(method.clip)},
+            "trained": None
+            if weights is None
+            else {"file": weights.name, "sha256": _file_hash(weights), "on": getattr(method, "trained_on", None)},
+            "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "git": git_commit(),
+            "wall_s": time.perf_counter() - started,
+            "images_per_s": len(images) / seconds if seconds else None,
+            "peak_memory_mb": peak_memory_mb(device),
+        }
+
+    def model(self, cell: Cell, device: torch.device) -> tuple[Method, Path | None]:
+        """Return the method of a cell on the device, trained if it needs to be, and its weights file."""
+        kind = cell.method.kind
+        learns = hasattr(kind, "training_stages")
+        source = source_for(cell.data, self.options.train) if learns else None
+        seed = cell.seed if cell.method.seeded else None
+        key = (cell.method.label, source and source.label, seed)
+        if self._model is None or self._model[0] != key:
+            clip, weights = self.clip(cell.method), None
+            if source is not None:
+                accelerator = {"cuda": "gpu"}.get(device.type, device.type)
+                method, weights = trained(
+                    cell.method,
+                    source,
+                    cell.seed,
+                    clip,
+                    self.options.out,
+                    self.options.epochs,
+                    {"accelerator": accelerator, "devices": 1},
+                )
+            else:
+                seeded = {"seed": seed} if seed is not None else {}
+                method = kind(**{"backbone": clip, **_without_backbone(cell.method.options), **seeded})
+            self._model = (key, method.eval().to(device), weights)
+        return self._model[1], self._model[2]
+
+    def clip(self, method: MethodSpec) -> Clip:
+        """Return the backbone of a method, as the method itself loads it; the one of the method before is let go."""
+        if self._clip is None or self._clip[0] != method.label:
+            self._clip = None
+            named = {"backbone": self.options.backbone} if self.options.backbone else {}
+            self._clip = (method.label, method.kind(**{**method.options, **named}).clip)
+        return self._clip[1]
+
+    def hash(self, clip: Clip) -> str:
+        """Return the SHA-256 of a backbone's weights, computed once."""
+        if clip not in self._hashes:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(clip.model.state_dict().items()):
+                digest.update(f"{name} {tensor_key(tensor)}".encode())
+            self._hashes[clip] = digest.hexdigest()
+        return self._hashes[clip]
+
+
+def _without_backbone(options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "backbone"}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, list, tuple, dict, type(None)))
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results may depend on."""
+    return {
+        "zsad": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "open_clip": open_clip.__version__,
+        "torchmetrics": torchmetrics.__version__,
+        "pillow": version("pillow"),
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
+    }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source tree, with ``+`` if it was changed; None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        run = lambda *args: subprocess.run(  # noqa: E731 (three words, used twice)
+            ["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the greatest memory in use so far in MB: of the GPU since the cell began, or of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send log records and warnings to a file; nothing of them reaches the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric"))]
+    kept = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, handlers, propagate in kept:
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()
+        if path.stat().st_size == 0:
+            os.unlink(path)
+
+
+__all__ = ["METRICS", "Options", "Runner", "TrainingDataError", "cells_of", "git_commit", "is_done", "versions"]

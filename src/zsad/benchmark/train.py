@@ -1,0 +1,92 @@
+"""Training of the methods that need it, once per source and seed, under the published protocol."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from zsad.benchmark.grid import DataSpec, MethodSpec, _safe
+from zsad.clip import Clip
+from zsad.methods import Method
+from zsad.methods.trained import TrainedMethod
+
+
+class TrainingDataError(ValueError):
+    """A trained method has no auxiliary data to be trained on for this target."""
+
+
+def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
+    """Return the auxiliary data for a target: the first source that is another data set.
+
+    The published protocols are ``VisA`` for every target and ``MVTecAD`` for VisA (AA-CLIP), or the two exchanged
+    (AnomalyCLIP, VAND, CoOp): give the sources in that order.
+
+    Raises:
+        TrainingDataError: If there is none.
+    """
+    for source in sources:
+        if source.name != target.name or source.name == "Synthetic":
+            return source
+    raise TrainingDataError(
+        f"A trained method needs auxiliary data that is not {target.name}: give --train, for example "
+        f"--train VisA=ROOT MVTecAD=ROOT."
+    )
+
+
+def trained(
+    method: MethodSpec,
+    source: DataSpec,
+    seed: int,
+    clip: Clip,
+    out: Path,
+    epochs: int | None = None,
+    trainer_options: Mapping[str, Any] | None = None,
+) -> tuple[Method, Path]:
+    """Return the method trained on the source, and its weights file; an earlier file is read, not made again.
+
+    The last epoch counts; nothing is selected. A kill leaves no half-written file.
+
+    Args:
+        method: What to train.
+        source: Auxiliary data.
+        seed: Of initial values and data order.
+        clip: The shared backbone.
+        out: Results folder.
+        epochs: In place of the published number.
+        trainer_options: For Lightning's Trainer.
+    """
+    kind: Any = method.kind
+    options = {**method.options, "seed": seed}
+    label = f"{_safe(method.label)}-{_safe(source.label)}-s{seed}" + (f"-e{epochs}" if epochs is not None else "")
+    path = out / "weights" / f"{label}.safetensors"
+    if path.is_file():
+        return kind.from_weights(path, backbone=clip), path
+    previous: Path | None = None
+    stages: Sequence[Mapping[str, Any]] = kind.training_stages
+    for number, stage in enumerate(stages):
+        last = number == len(stages) - 1
+        target = path if last else path.with_name(f"{label}.stage{number}.safetensors")
+        if previous is not None:
+            stage = {**stage, kind.previous_stage: str(previous)}
+        model: TrainedMethod = kind(backbone=clip, **{**options, **stage})
+        if not target.is_file():
+            data = source.build(batch_size=model.published_batch_size)
+            data.protocol = model.protocol
+            trainer = Trainer(
+                max_epochs=model.published_epochs if epochs is None else epochs,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=out,
+                limit_val_batches=0,
+                **(trainer_options or {}),
+            )
+            trainer.fit(model, data)
+            temporary = target.with_suffix(f".{os.getpid()}.tmp")
+            model.save_weights(temporary)
+            temporary.replace(target)
+        previous = target
+    return kind.from_weights(path, backbone=clip), path

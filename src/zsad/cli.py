@@ -1,0 +1,99 @@
+"""The command ``zsad``: one door, behind which each command is a thin call into the library."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+from zsad import __version__
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("zsad.demo", "run all training-free methods on a generated benchmark; needs nothing else"),
+    "score": ("zsad.score", "score every image of a folder, with heat maps; goes on where it stopped"),
+    "fit": ("zsad.trainer_cli", "train a method on a data set (Lightning)"),
+    "validate": ("zsad.trainer_cli", "evaluate on the validation part (Lightning)"),
+    "test": ("zsad.trainer_cli", "evaluate a method on a benchmark (Lightning)"),
+    "predict": ("zsad.trainer_cli", "write scores and maps of a benchmark (Lightning)"),
+    "evaluate": ("zsad.evaluate_cli", "compute the metrics of maps from elsewhere"),
+    "data": ("zsad.data.command", "list, check, prepare, download or export data sets"),
+    "prompts": ("zsad.llm_cli", "fill and show the prompts that a language model writes for ALFA"),
+    "benchmark": ("zsad.benchmark.command", "run a grid of methods, data sets and seeds; goes on where it stopped"),
+    "report": ("zsad.benchmark.report", "make tables and a page of a benchmark's results"),
+    "check": ("zsad.benchmark.check", "compute one cell of a benchmark again and compare"),
+    "doctor": ("zsad.doctor", "show versions, devices, cached weights and what works offline"),
+}
+"""Name -> module with a ``main(arguments)``, and what it does; the module is imported only when it is asked for."""
+
+_TRAINER = "zsad.trainer_cli"
+
+
+def usage() -> str:
+    """Return the text of ``zsad --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: zsad COMMAND ... [--debug]",
+            "",
+            "Zero-shot visual anomaly detection with CLIP.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "  zsad COMMAND --help  shows a command's arguments",
+            "  zsad --version       shows the version",
+            "  --debug              shows the whole trace of an error (or set ZSAD_DEBUG=1)",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status: 0 done, 2 the user's error, in one message, 130 interrupted."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in args or os.environ.get("ZSAD_DEBUG", "") not in ("", "0")
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"zsad {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
+        return _fail(f"Unknown command '{args[0]}'. Did you mean '{near}'? Commands: {', '.join(COMMANDS)}.")
+    module = importlib.import_module(COMMANDS[args[0]][0])
+    try:
+        return int(module.main(args if module.__name__ == _TRAINER else args[1:]))
+    except KeyboardInterrupt:
+        print("zsad: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at exit
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if debug or _is_users(error):
+            return _fail(str(error) or type(error).__name__)
+        raise
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the message says what to do; anything else is our own fault and shows its trace."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from zsad.methods import CheckpointError
+
+    return isinstance(error, (ValueError, TypeError, OSError, CheckpointError, MisconfigurationException))
+
+
+def _fail(message: str) -> int:
+    print(f"zsad: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

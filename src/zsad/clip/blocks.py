@@ -1,0 +1,179 @@
+"""One loop over open_clip's residual blocks, and the steps that the papers put into it.
+
+A *step* says what one block does to the state that travels through the tower. The loop never patches a module, so one
+model can serve several methods at once, and gradients and checkpoints are those of plain open_clip.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = Any  # a Tensor for one stream, TwoPath for two
+Step = Callable[[int, nn.Module, Any], Any]
+"""(block number from 1, open_clip's block, state) -> state."""
+
+SideAttention = Literal["vv", "qq", "kk", "v"]
+
+
+class TwoPath(NamedTuple):
+    """Two streams through one tower."""
+
+    main: Tensor
+    """(batch, tokens, width): the ordinary stream, untouched by the other."""
+    side: tuple[Tensor, ...]
+    """One (batch, tokens, width) accumulator per kind of side attention."""
+
+
+def run(
+    blocks: Iterable[nn.Module], state: State, step: Step, keep: Collection[int] = ()
+) -> tuple[State, dict[int, State]]:
+    """Return the state after the last block, and the states after the blocks whose numbers are in ``keep``."""
+    kept: dict[int, State] = {}
+    for number, block in enumerate(blocks, start=1):
+        state = step(number, block, state)
+        if number in keep:
+            kept[number] = state
+    return state, kept
+
+
+def plain(mask: Tensor | None = None) -> Step:
+    """Return the step of ordinary CLIP; ``mask`` (tokens, tokens) is added to the attention logits (text tower)."""
+
+    def step(number: int, block: nn.Module, x: Tensor) -> Tensor:
+        return block(x, attn_mask=mask)
+
+    return step
+
+
+def qkv(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of normalised tokens ``x``, each (batch, heads, tokens, head width)."""
+    attn: Any = block.attn
+    packed = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
+    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def merge_heads(block: nn.Module, x: Tensor) -> Tensor:
+    """Return the block's output projection of (batch, heads, tokens, head width) as (batch, tokens, width)."""
+    attn: Any = block.attn
+    return attn.out_proj(x.transpose(1, 2).flatten(2))
+
+
+def side_attention(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, kind: SideAttention) -> Tensor:
+    """Return self-correlation attention: ``kind`` names what plays query and key; ``"v"`` mixes no tokens at all."""
+    if kind == "v":
+        return merge_heads(block, v)
+    same = {"vv": v, "qq": q, "kk": k}[kind]
+    return merge_heads(block, F.scaled_dot_product_attention(same, same, v))
+
+
+def value(block: Any, x: Tensor) -> Tensor:
+    """Return the value path of one block: no query, no key, tokens not mixed (MaskCLIP; ALFA).
+
+    Args:
+        block: open_clip's residual block.
+        x: Tokens that enter the block, (batch, tokens, width), before ``ln_1``.
+    """
+    width = x.shape[-1]
+    v = F.linear(block.ln_1(x), block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
+    return block.attn.out_proj(v)
+
+
+def two_path(
+    first: int, kinds: Sequence[SideAttention] = ("vv",), source: Literal["stream", "self"] = "stream"
+) -> Step:
+    """Return the step that sums side attention beside the ordinary stream from block ``first`` on.
+
+    The side stream starts as the input of block ``first`` and receives the attention output only: no MLP, no second
+    LayerNorm, no LayerScale. Both streams share one query-key-value projection where they have the same input.
+    Sources: AnomalyCLIP section 3 (DPAM), AnoVL section 3.1 (V-V attention).
+
+    Args:
+        first: Number of the first block with a side path, from 1.
+        kinds: One accumulator per kind.
+        source: Where queries, keys and values come from: the ordinary stream, as both released codes do, or the side
+            stream itself, as AnoVL's equation 7 is printed.
+    """
+
+    def step(number: int, block: Any, state: Tensor | TwoPath) -> Tensor | TwoPath:
+        if number < first:
+            return block(state)
+        main, side = state if isinstance(state, TwoPath) else (state, (state,) * len(kinds))
+        q, k, v = qkv(block, block.ln_1(main))
+        if source == "stream":
+            side = tuple(a + side_attention(block, q, k, v, kind) for a, kind in zip(side, kinds, strict=True))
+        else:
+            side = tuple(
+                a + side_attention(block, *qkv(block, block.ln_1(a)), kind) for a, kind in zip(side, kinds, strict=True)
+            )
+        main = main + block.ls_1(merge_heads(block, F.scaled_dot_product_attention(q, k, v)))
+        main = main + block.ls_2(block.mlp(block.ln_2(main)))
+        return TwoPath(main, side)
+
+    return step
+
+
+def deep_prompts(prompts: Sequence[Tensor], mask: Tensor | None) -> Step:
+    """Return the step that overwrites tokens 1..m before block 2 with ``prompts[0]``, block 3 with ``prompts[1]``, ...
+
+    Args:
+        prompts: Learnable tokens, each (m, width); they replace, never lengthen, the sequence (AnomalyCLIP section 3).
+        mask: Causal mask of the text tower.
+    """
+
+    def step(number: int, block: nn.Module, x: Tensor) -> Tensor:
+        if 2 <= number <= len(prompts) + 1:
+            new = prompts[number - 2].expand(len(x), -1, -1)
+            x = torch.cat([x[:, :1], new.to(x.dtype), x[:, 1 + new.shape[1] :]], dim=1)
+        return block(x, attn_mask=mask)
+
+    return step
+
+
+def adapters(modules: Sequence[nn.Module], weight: float, mask: Tensor | None = None) -> Step:
+    """Return the step that blends a norm-preserving adapter into the output of the first blocks (AA-CLIP section 3.2).
+
+    Args:
+        modules: One module (width -> width) per block, from block 1 on.
+        weight: Share of the adapter, 0.1 in the paper.
+        mask: Causal mask of the text tower, None for images.
+    """
+
+    def step(number: int, block: nn.Module, x: Tensor) -> Tensor:
+        x = block(x, attn_mask=mask)
+        if number <= len(modules):
+            new = modules[number - 1](x)
+            scale = x.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)
+            x = weight * new * scale + (1 - weight) * x
+        return x
+
+    return step
+
+
+def vv_tower(first: int, axis: Literal["token", "batch"] = "token") -> Step:
+    """Return the step that runs a second tower with V-V attention beside the ordinary one, from block ``first`` on.
+
+    Unlike :func:`two_path`, the side stream feeds on itself, and MLPs and both LayerNorms stay: it is what the tower
+    would be with its attention replaced. Where no block is replaced the state stays a single tensor.
+    Source: AA-CLIP, stage 1.
+
+    Args:
+        first: Number of the first replaced block, from 1.
+        axis: What a token attends to: ``"token"``, the tokens of its image, or ``"batch"``, as in the released code of
+            AA-CLIP, the tokens at its position in the other images.
+    """
+
+    def step(number: int, block: Any, state: Tensor | TwoPath) -> Tensor | TwoPath:
+        if number < first:
+            return block(state)
+        main, (side,) = state if isinstance(state, TwoPath) else (state, (state,))
+        x = side.transpose(0, 1) if axis == "batch" else side
+        v = qkv(block, block.ln_1(x))[2]
+        x = x + block.ls_1(merge_heads(block, F.scaled_dot_product_attention(v, v, v)))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return TwoPath(block(main), (x.transpose(0, 1) if axis == "batch" else x,))
+
+    return step

@@ -1,0 +1,27 @@
+"""Tools for data sets: list them, check a copy, fetch, prepare and export one.
+
+Each command is one function that prints for people, or JSON with ``as_json``, and returns an exit status: 0 all is
+well, 1 something is wrong with the data, 2 the request itself cannot be met.
+"""
+
+from zsad.data.check import CheckReport, check, data_check
+from zsad.data.download import DownloadError, UnsafeArchiveError, data_download, extract, fetch
+from zsad.data.export import data_export, export
+from zsad.data.listing import data_list
+from zsad.data.prepare import data_prepare, prepare
+
+__all__ = [
+    "CheckReport",
+    "DownloadError",
+    "UnsafeArchiveError",
+    "check",
+    "data_check",
+    "data_download",
+    "data_export",
+    "data_list",
+    "data_prepare",
+    "export",
+    "extract",
+    "fetch",
+    "prepare",
+]

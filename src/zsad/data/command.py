@@ -1,0 +1,58 @@
+"""``zsad data``: the arguments of its five commands."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from zsad.data.check import data_check
+from zsad.data.download import data_download
+from zsad.data.export import data_export
+from zsad.data.listing import data_list
+from zsad.data.prepare import data_prepare
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the command."""
+    made = argparse.ArgumentParser(
+        prog="zsad data",
+        description="List, check, fetch, prepare and export data sets.",
+        epilog="Exit status: 0 all is well, 1 something is wrong with the data, 2 the request cannot be met.",
+    )
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="what exists, under which terms, and where to get it")
+    check = commands.add_parser("check", help="is a copy complete, readable and as the papers counted it?")
+    check.add_argument("--split", default="test", help="part to check (default: %(default)s)")
+    check.add_argument("--images", action="store_true", help="with --json, list every image")
+    download = commands.add_parser("download", help="fetch and unpack, or print how to get it by hand")
+    download.add_argument("--archive", metavar="FILE", help="unpack this archive, which you downloaded yourself")
+    download.add_argument("--keep-archive", action="store_true", help="do not delete the archive afterwards")
+    prepare = commands.add_parser("prepare", help="write a cut or selected copy (visa, sdd, covid19)")
+    prepare.add_argument("--files", choices=("copy", "symlink"), default="copy", help="default: %(default)s")
+    export = commands.add_parser("export", help="write meta.json, AA-CLIP's JSON lines or a CSV manifest")
+    export.add_argument("--kind", choices=("meta", "jsonl", "csv"), default="meta", help="default: %(default)s")
+    for one in (check, download, prepare, export):
+        one.add_argument("name", help="key of the data set, see: zsad data list; or folder")
+        if one is download:
+            one.add_argument("--root", default="datasets", help="folder of data sets (default: %(default)s)")
+            continue
+        one.add_argument("--root", required=True, help="where the data are")
+        one.add_argument("--option", action="append", default=[], dest="options", metavar="NAME=VALUE",
+                         help="option of the data module, e.g. pieces=3, classes=[bottle]")  # fmt: skip
+    for one in (prepare, export):
+        one.add_argument("--out", required=True, help="what to write")
+    for one in commands.choices.values():
+        one.add_argument("--json", action="store_true", dest="as_json", help="print JSON")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit status."""
+    given = vars(parser().parse_args(arguments))
+    command = given.pop("command")
+    functions: dict[str, Callable[..., int]] = {
+        "list": data_list,
+        "check": data_check,
+        "download": data_download,
+        "prepare": data_prepare,
+        "export": data_export,
+    }
+    return functions[command](**given)

@@ -1,0 +1,285 @@
+"""``zsad data download``: fetch and unpack an archive without trusting the network or the archive."""
+
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import stat
+import tarfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from zsad.data.build import reporting
+from zsad.datamodules.facts import Facts, all_facts
+
+_CHUNK = 1 << 20
+_MOST_MEMBERS = 10**6
+Report = Callable[[int, int | None], None]
+"""Called with (bytes so far, bytes in all or None)."""
+
+
+class DownloadError(OSError):
+    """An archive could not be fetched, or is not the one that was expected."""
+
+
+class UnsafeArchiveError(ValueError):
+    """An archive holds something that must not be unpacked; nothing of it was kept."""
+
+
+def fetch(
+    url: str, target: Path, sha256: str, report: Report | None = None, tries: int = 5, pause: float = 2.0
+) -> Path:
+    """Download a file and return where it is; go on where an earlier attempt stopped.
+
+    Until the checksum agrees the data are in ``<target>.part``, so ``target`` exists only when complete and right.
+
+    Args:
+        url: ``http`` or ``https``.
+        target: Name of the file to write; if it exists with the right checksum nothing is fetched.
+        sha256: Expected checksum in hexadecimal.
+        report: Called after every piece.
+        tries: Attempts after a broken connection, each going on where the last one stopped.
+        pause: Seconds before a further attempt, doubled each time.
+
+    Raises:
+        DownloadError: Not reachable, or another checksum; in the latter case the data are deleted.
+        ValueError: The address is not http or https.
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"Only http and https addresses are fetched, got '{url}'.")
+    if target.exists() and digest(target) == sha256:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    for attempt in range(tries):
+        try:
+            _fetch_rest(url, part, report)
+            break
+        except urllib.error.HTTPError as error:
+            raise DownloadError(f"Cannot download '{url}': HTTP {error.code} {error.reason}.") from error
+        except (OSError, http.client.HTTPException) as error:
+            if attempt + 1 == tries:
+                done = part.stat().st_size if part.exists() else 0
+                raise DownloadError(
+                    f"Cannot download '{url}' after {tries} attempts: {error}. {done} bytes are kept in '{part}'; "
+                    "the same command goes on from there."
+                ) from error
+            time.sleep(pause * 2**attempt)
+    if (found := digest(part)) != sha256:
+        part.unlink()
+        raise DownloadError(
+            f"'{url}' has SHA-256 {found}, expected {sha256}: the file is another or was damaged. It was deleted."
+        )
+    os.replace(part, target)
+    return target
+
+
+def _fetch_rest(url: str, part: Path, report: Report | None) -> None:
+    """Append to ``part`` what it lacks; start over if the server cannot send a part."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "zsad", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:  # 416: nothing is left to send, or the file there is shorter now
+            raise
+        total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+        if total is not None and int(total[1]) == have:
+            return
+        part.unlink()
+        _fetch_rest(url, part, report)
+        return
+    with response:
+        start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        resumed = response.status == 206 and start is not None and int(start[1]) == have
+        length = response.headers.get("Content-Length")
+        done = have if resumed else 0
+        total_bytes = None if length is None else done + int(length)
+        with part.open("ab" if resumed else "wb") as file:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                done += len(chunk)
+                if report is not None:
+                    report(done, total_bytes)
+        if total_bytes is not None and done < total_bytes:
+            raise DownloadError(f"the connection ended after {done} of {total_bytes} bytes")
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            value.update(chunk)
+    return value.hexdigest()
+
+
+def extract(archive: Path, folder: Path, max_bytes: float = float("inf")) -> Path:
+    """Unpack a tar or zip archive into a new folder and return it.
+
+    All goes to ``<folder>.partial`` first, which is renamed at the end and removed on any failure, so ``folder`` never
+    holds half an archive. Only folders and ordinary files are accepted.
+
+    Args:
+        archive: The file; its kind is read from its content.
+        folder: Must not exist.
+        max_bytes: Limit of the unpacked size, counted while unpacking.
+
+    Raises:
+        UnsafeArchiveError: A path is absolute or leaves the folder, an entry is a link or a device, two entries have
+            one name, or the content exceeds the limit.
+        DownloadError: The archive is neither tar nor zip, or is damaged.
+        FileExistsError: ``folder`` exists.
+    """
+    if folder.exists():
+        raise FileExistsError(f"'{folder}' exists already; remove it to unpack '{archive}' again.")
+    partial = folder.with_name(f"{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        _unpack(archive, partial, max_bytes)
+        os.rename(partial, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        raise DownloadError(f"'{archive}' is damaged, or neither a tar nor a zip archive: {error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _unpack(archive: Path, folder: Path, max_bytes: float) -> None:
+    written = 0
+    for number, (name, source) in enumerate(_members(archive)):
+        if number >= _MOST_MEMBERS:
+            raise UnsafeArchiveError(f"'{archive}' has more than {_MOST_MEMBERS} entries.")
+        path = folder.joinpath(*_safe_parts(name, archive))
+        if source is None:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise UnsafeArchiveError(f"'{archive}' holds '{name}' twice.")
+        with source, path.open("xb") as file:
+            while chunk := source.read(_CHUNK):
+                written += len(chunk)
+                if written > max_bytes:
+                    raise UnsafeArchiveError(f"'{archive}' unpacks to more than {max_bytes:.0f} bytes, at '{name}'.")
+                file.write(chunk)
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Yield the name and content (None for a folder) of each entry."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            for info in zipped.infolist():
+                mode = info.external_attr >> 16
+                if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise UnsafeArchiveError(f"'{archive}' holds '{info.filename}', which is a link or a device.")
+                yield info.filename, None if info.is_dir() else zipped.open(info)
+        return
+    with tarfile.open(archive, "r|*") as tar:  # a stream: one pass, however large
+        for member in tar:
+            if not (member.isreg() or member.isdir()):
+                raise UnsafeArchiveError(f"'{archive}' holds '{member.name}', which is a link or a device.")
+            yield member.name, tar.extractfile(member) if member.isreg() else None
+
+
+def _safe_parts(name: str, archive: Path) -> list[str]:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    drive = re.match(r"[A-Za-z]:", name)
+    if name.startswith("/") or drive or "\\" in name or "\0" in name or ".." in parts:
+        raise UnsafeArchiveError(f"'{archive}' holds '{name}', which would be written outside of its folder.")
+    return parts
+
+
+@reporting
+def data_download(
+    name: str,
+    root: str | Path = "datasets",
+    archive: str | Path | None = None,
+    keep_archive: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Fetch a data set into ``<root>/<key>`` if it has a direct official link, else print how to get it.
+
+    Args:
+        name: Key of the data set.
+        root: Folder of data sets.
+        archive: An archive that you downloaded yourself: its checksum is compared where known, and it is unpacked.
+        keep_archive: Do not delete the downloaded archive after unpacking.
+        as_json: Print JSON.
+
+    Returns:
+        0 the data are there; 1 they have to be fetched by hand (the instructions were printed); 2 it failed.
+    """
+    facts = all_facts().get(name)
+    if facts is None:
+        raise ValueError(f"Unknown data set '{name}'; known: {', '.join(all_facts())}.")
+    folder = Path(root).expanduser() / name
+    if folder.is_dir():
+        _tell(as_json, "there", folder, facts, f"{facts.title} is there: {folder} (checked by: zsad data check {name})")
+        return 0
+    if archive is not None:
+        _compare(Path(archive), facts)
+        extract(Path(archive), folder, (facts.download.max_unpacked_gb if facts.download else 100.0) * 1e9)
+    elif facts.download is None:
+        text = f"{facts.title} has no direct link that may be used. {facts.obtain}\n"
+        text += f"Home: {facts.home or '-'}\nLicence: {facts.license}\nExpected layout: {facts.layout}"
+        if facts.sha256:
+            text += f"\nSHA-256 of {facts.archive}: {facts.sha256} (compared and unpacked with archive=FILE)"
+        _tell(as_json, "manual", None, facts, text)
+        return 1
+    else:
+        link = facts.download
+        file = folder.with_name(Path(urllib.parse.urlsplit(link.url).path).name)
+        _show_terms(facts, as_json)
+        with _progress(as_json) as progress:
+            task = progress.add_task(facts.title, total=None)
+            fetch(link.url, file, link.sha256, lambda done, total: progress.update(task, completed=done, total=total))
+        extract(file, folder, link.max_unpacked_gb * 1e9)
+        if not keep_archive:
+            file.unlink()
+    _tell(
+        as_json,
+        "done",
+        folder,
+        facts,
+        f"{facts.title} is in {folder}. Check it: zsad data check {name} --root {folder}",
+    )
+    return 0
+
+
+def _compare(archive: Path, facts: Facts) -> None:
+    if not archive.is_file():
+        raise FileNotFoundError(f"No archive '{archive}'.")
+    expected = facts.download.sha256 if facts.download else facts.sha256
+    if expected is not None and (found := digest(archive)) != expected:
+        raise DownloadError(f"'{archive}' has SHA-256 {found}, expected {expected} for {facts.title}.")
+
+
+def _show_terms(facts: Facts, as_json: bool) -> None:
+    if not as_json:
+        Console().print(f"{facts.title}, licence: {facts.license}, home: {facts.home}", markup=False)
+
+
+def _progress(as_json: bool) -> Progress:
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=as_json)
+
+
+def _tell(as_json: bool, status: str, folder: Path | None, facts: Facts, text: str) -> None:
+    if as_json:
+        content = {"name": facts.key, "status": status, "folder": None if folder is None else str(folder), "text": text}
+        Console().print_json(data=content)
+    else:
+        Console().print(text, markup=False, highlight=False)

@@ -1,0 +1,108 @@
+"""The generated benchmark as a data module: pictures are drawn when they are asked for, nothing is on the disk."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zsad.datamodules.base import BenchmarkDataModule
+from zsad.datamodules.records import PackedRecords
+from zsad.datamodules.training import TrainingDataset, draw_shots
+from zsad.synthetic import Split, generate, split_specs
+from zsad.types import ImageProtocol, Record
+
+_NORMAL = "good"
+_SEEDS = 10**6  # of split_specs
+
+
+class SyntheticDataset(TrainingDataset):
+    """Pictures that a record's path describes: ``.../<class>/<defect or good>/<seed>.png``, which is no file."""
+
+    def read(self, record: Record) -> tuple[Image.Image, NDArray[np.bool_] | None]:
+        """Return the picture, 96 x 96, and the mask of its defect."""
+        sample = generate(record.class_name, record.defect, int(record.image_path.stem))
+        return Image.fromarray(sample.image), sample.mask
+
+
+class Synthetic(BenchmarkDataModule):
+    """Procedural textures and objects with exact masks; they show that the machinery works and nothing of real images.
+
+    The embedded ``zsad-mini`` was trained on other pictures of the same generator: on "seen" classes and defects only.
+    Training here takes fresh pictures of seen classes with seen defects, whatever ``split`` is tested on.
+
+    Args:
+        split: Pictures to test on: of classes and defects that zsad-mini has seen, or not (``"held-out both"``).
+        images: Number of test pictures.
+        train_images: Number of training pictures.
+        seed: In 0..999999; another seed gives other pictures of the same kind, and another draw of shots.
+        train_split: ``"train"`` for the fresh pictures; ``"test"`` would train on the pictures of the test.
+        **options: Those of :class:`~zsad.datamodules.base.BenchmarkDataModule`, but ``root``: there are no files.
+
+    Raises:
+        ValueError: A number is out of range or the split unknown.
+    """
+
+    name = "synthetic"
+
+    def __init__(
+        self,
+        split: Split = "held-out both",
+        images: int = 200,
+        train_images: int = 400,
+        seed: int = 0,
+        train_split: str = "train",
+        **options: Any,
+    ) -> None:
+        split_specs(split, images, seed)  # raises on what is out of range, before a class is looked for
+        split_specs("seen", train_images, seed)
+        # in the place of a folder: a name for the pictures of the test, by which a checkpoint knows its source again
+        super().__init__(Path("synthetic", split, f"{seed:06d}"), seed=seed, train_split=train_split, **options)
+        self.split: Split = split
+        self.images = images
+        self.train_images = train_images
+
+    @property
+    def has_masks(self) -> bool:
+        """True: every picture has one."""
+        return True
+
+    def records(self, split: str) -> Iterator[Record]:
+        """Yield what to draw.
+
+        Raises:
+            ValueError: The part is neither ``"train"`` nor ``"test"``.
+        """
+        if split not in ("train", "test"):
+            raise ValueError(f"The synthetic benchmark has the parts 'train' and 'test', got '{split}'.")
+        specs = split_specs(self.split, self.images, self.seed)
+        if split == "train":
+            specs = split_specs("seen", self.train_images, (self.seed + 1) % _SEEDS)
+        for class_name, defect, seed in specs:
+            path = self.root / class_name / (defect or _NORMAL) / f"{seed}.png"
+            yield Record(path, class_name, int(bool(defect)), defect=defect)
+
+    def dataset(self, split: str = "test", training: bool = False) -> TrainingDataset:
+        """Return a part of the data as a map-style dataset, with the training options applied if ``training``."""
+        protocol: ImageProtocol = self._protocol()
+        if (split, training, protocol) not in self._datasets:
+            records: Sequence[Record] = self.select(split)
+            if training and self.shots is not None:
+                records = PackedRecords(draw_shots(records, self.shots, self.seed, self.shot_draw))
+            self._datasets[split, training, protocol] = SyntheticDataset(
+                records,
+                protocol,
+                masks=True,
+                on_error=self.on_error,
+                augment=self.augment if training else None,
+                stitch=self.stitch if training else 0.0,
+            )
+        return self._datasets[split, training, protocol]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: while fitting, the training pictures, which are no pictures of a test."""
+        state = super().state_dict()
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        return {**state, "root": "synthetic/train"} if fitting and self.train_split == "train" else state

@@ -1,0 +1,133 @@
+"""``zsad doctor``: what is installed, which devices and weights there are, and what works without a network."""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zsad import __version__
+from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
+from zsad.methods import METHODS, Method
+
+_PACKAGES = (
+    "torch", "torchvision", "lightning", "torchmetrics", "open_clip_torch", "timm", "jsonargparse",
+    "numpy", "scipy", "scikit-image", "pillow", "albumentations", "safetensors", "rich", "matplotlib",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return 0, or 1 if not even the embedded backbone works."""
+    parser = argparse.ArgumentParser(
+        prog="zsad doctor", description="Show versions, devices, weights, what works offline."
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    args = parser.parse_args(arguments)
+    facts = diagnose()
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _show(facts, Console())
+    return 0 if facts["embedded_backbone_works"] else 1
+
+
+def diagnose() -> dict[str, Any]:
+    """Return everything that the command knows, as JSON values; the network is not used.
+
+    ``works_offline`` lists, per method, the backbones whose weights are here; ``needs_checkpoint`` says whether the
+    method has learned parameters, which come from ``zsad fit``.
+    """
+    weights = {name: _weights(name) for name in BACKBONES}
+    here = [name for name, one in weights.items() if one["cached"]]
+    methods = {
+        name: {
+            "published_backbone": kind.published_backbone,
+            "published_weights_cached": cached_weights(kind.published_backbone) is not None,
+            "needs_checkpoint": kind.loss is not Method.loss,
+            "works_offline": here,
+        }
+        for name, kind in METHODS.items()
+    }
+    return {
+        "zsad": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": _devices(),
+        "cache_folders": [str(folder) for folder in cache_folders()],
+        "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
+        "weights": weights,
+        "methods": methods,
+        "embedded_backbone_works": weights[MINI]["cached"],
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[dict[str, Any]]:
+    name = platform.processor() or platform.machine()
+    devices: list[dict[str, Any]] = [
+        {"device": "cpu", "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    ]
+    for index in range(torch.cuda.device_count()):
+        properties: Any = torch.cuda.get_device_properties(index)
+        memory = round(properties.total_memory / 2**30, 1)
+        devices.append({"device": f"cuda:{index}", "name": properties.name, "memory_gib": memory})
+    if torch.backends.mps.is_available():
+        devices.append({"device": "mps", "name": "Apple GPU"})
+    return devices
+
+
+def _weights(name: str) -> dict[str, Any]:
+    path = cached_weights(name)
+    there = path is not None and path.is_file()
+    return {
+        "serves": BACKBONES[name],
+        "cached": there,
+        "path": str(path) if there else None,
+        "megabytes": round(path.stat().st_size / 1e6, 1) if path is not None and there else None,
+    }
+
+
+def _show(facts: dict[str, Any], console: Console) -> None:
+    versions = Table("package", "version", title="versions", title_justify="left")
+    versions.add_row("zsad", facts["zsad"])
+    versions.add_row("python", f"{facts['python']} on {facts['system']}")
+    for name, found in facts["packages"].items():
+        versions.add_row(name, found or "[yellow]not installed[/yellow]")
+    console.print(versions)
+
+    devices = Table("device", "what", title="devices", title_justify="left")
+    for one in facts["devices"]:
+        memory = f"{one['memory_gib']} GiB" if "memory_gib" in one else "memory shared with the CPU"
+        extra = f"{one['cores']} cores, {one['threads']} threads" if "cores" in one else memory
+        devices.add_row(one["device"], f"{escape(one['name'])} ({extra})")
+    console.print(devices)
+
+    weights = Table("backbone", "weights", "serves", title="weights on this machine", title_justify="left")
+    for name, one in facts["weights"].items():
+        state = f"[green]here[/green], {one['megabytes']} MB" if one["cached"] else "[yellow]to be downloaded[/yellow]"
+        weights.add_row(name, state, escape(one["serves"]))
+    console.print(weights)
+    console.print(f"caches: {escape(', '.join(facts['cache_folders']))}", highlight=False)
+
+    methods = Table("method", "with zsad-mini", "as published", title="works offline", title_justify="left")
+    for name, one in facts["methods"].items():
+        state = "after training" if one["needs_checkpoint"] else "yes"
+        published = state if one["published_weights_cached"] else f"no: {one['published_backbone']} is not cached"
+        methods.add_row(name, state if facts["embedded_backbone_works"] else "no: file missing", published)
+    console.print(methods)
+    if facts["hub_offline"]:
+        console.print("HF_HUB_OFFLINE is set: nothing will be downloaded.")

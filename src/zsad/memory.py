@@ -1,0 +1,274 @@
+"""Few-shot memory: features of a few normal images per class, and the distance of new features to the nearest one."""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from zsad.clip import Clip
+from zsad.images import list_images, load_rgb, to_tensor
+from zsad.maps import to_grid, upsample
+from zsad.types import ImageProtocol, Prediction, Record
+
+
+class MissingReferencesError(ValueError):
+    """A class has no normal reference images although others have, or too few."""
+
+
+class Memory(nn.Module):
+    """Banks of unit-length float32 features: class -> kind -> (entries, dim); never part of a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._banks: dict[str, dict[str, Tensor]] = {}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Memory":
+        for bank in self._banks.values():
+            for kind, features in bank.items():
+                bank[kind] = fn(features).float()  # follow the device, not a half precision
+        return super()._apply(fn, recurse)
+
+    @property
+    def classes(self) -> list[str]:
+        """Classes that have references, sorted."""
+        return sorted(self._banks)
+
+    def add(self, class_name: str, features: Mapping[str, Tensor]) -> None:
+        """Append the features of references to a class's banks.
+
+        Args:
+            class_name: The class.
+            features: Kind (layer or window scale, say) -> (references, positions, dim), any length; all positions of
+                all references become entries.
+        """
+        bank = self._banks.setdefault(class_name, {})
+        for kind, values in features.items():
+            entries = F.normalize(values.detach().float().flatten(0, 1), dim=-1)
+            bank[kind] = torch.cat([bank[kind], entries]) if kind in bank else entries
+
+    def drop(self, class_names: Iterable[str]) -> None:
+        """Forget classes; unknown names do not matter."""
+        for name in class_names:
+            self._banks.pop(name, None)
+
+    def bank(self, class_name: str, kind: str) -> Tensor:
+        """Return the entries of a class, (entries, dim), of unit length.
+
+        Raises:
+            MissingReferencesError: If the class has no references.
+        """
+        if class_name not in self._banks:
+            raise MissingReferencesError(
+                f"Class '{class_name}' has no reference images, but {self.classes or 'no other class'} has: a few-shot "
+                f"and a zero-shot score do not compare. Call fit_references('{class_name}', images) or give a folder "
+                f"of normal images as 'references'."
+            )
+        return self._banks[class_name][kind]
+
+    def distance(self, kind: str, features: Tensor, class_names: Sequence[str]) -> Tensor:
+        """Return 1 minus the cosine to the nearest entry of each image's class, (batch, n) float32 in [0, 2].
+
+        Args:
+            kind: Which bank.
+            features: (batch, n, dim), any length.
+            class_names: Class of each image.
+
+        Raises:
+            MissingReferencesError: If a class has no references.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            unit = F.normalize(features.float(), dim=-1)
+            # one image at a time: the similarities of a whole batch with a large bank would not fit
+            nearest = [(one @ self.bank(name, kind).T).amax(dim=1) for one, name in zip(unit, class_names, strict=True)]
+        return (1 - torch.stack(nearest)).clamp_min(0)  # equal vectors come out up to about 2e-7 below 0
+
+
+class _Source(Protocol):
+    """What few-shot needs from a datamodule."""
+
+    class_names: list[str]
+
+    def select(self, split: str) -> Sequence[Record]: ...
+
+
+class FewShot(LightningModule):
+    """Gives a method normal reference images per class; without any it stays zero-shot.
+
+    References come from one of three places: :meth:`fit_references`; a folder with one sub-folder per class, or with
+    images for whatever class is asked for; or the normal images of the datamodule's ``train`` part, drawn by seed when
+    a run starts. A method that composes this calls :meth:`use_references` in its constructor, may replace
+    :meth:`reference_features`, and reads :attr:`memory` in ``score`` if :meth:`is_few_shot` says so.
+    """
+
+    clip: Clip
+    protocol: ImageProtocol
+    memory: Memory
+    draw_with_replacement: ClassVar[bool] = False
+    """Whether an image may be drawn twice, as in VAND's released script."""
+    few_shot_in_score: ClassVar[bool] = False
+    """Whether ``score`` reads the memory itself; :meth:`with_references` then changes nothing."""
+
+    def use_references(self, shots: int, references: str | Path | None, shot_seed: int) -> None:
+        """Set where references come from.
+
+        Args:
+            shots: Images per class to draw; 0 with a folder takes all of its images, without one it means zero-shot.
+            references: Folder of normal images, ``<folder>/<class>/*`` or ``<folder>/*``.
+            shot_seed: Decides the draw, per class.
+
+        Raises:
+            ValueError: If ``shots`` is negative.
+            FileNotFoundError: If the folder does not exist.
+        """
+        if shots < 0:
+            raise ValueError(f"shots must be 0 (zero-shot) or a number of images per class, got {shots}.")
+        if references is not None and not Path(references).is_dir():
+            raise FileNotFoundError(f"No folder of reference images '{references}'.")
+        self.memory = Memory()
+        self.shots = shots
+        self.references = None if references is None else Path(references)
+        self.shot_seed = shot_seed
+        self._drawn: set[str] = set()
+
+    # ---- what a method may change
+
+    def reference_features(self, image: Tensor) -> dict[str, Tensor]:
+        """Return what the memory keeps of images, kind -> (batch, positions, dim); last-block patches by default.
+
+        Args:
+            image: Normalised images, (batch, 3, height, width).
+        """
+        last, _ = self.clip.run_image(self.clip.embed_image(image))
+        return {"patch": self.clip.ln_post(last[:, 1:])}
+
+    # ---- filling
+
+    @torch.no_grad()
+    def fit_references(self, class_name: str, images: Tensor | Iterable[Tensor]) -> None:
+        """Add normal images of a class to the memory; an image does not influence another one's features.
+
+        Args:
+            class_name: The class, spelled as in later calls.
+            images: Images normalised as :attr:`protocol` says, each (3, height, width).
+        """
+        for image in images:
+            self.memory.add(class_name, self.reference_features(image[None].to(self.device)))
+
+    def forget_references(self) -> None:
+        """Return to zero-shot, until images are given or drawn again."""
+        self.memory.drop(self.memory.classes)
+        self._drawn.clear()
+
+    def is_few_shot(self, class_names: Iterable[str]) -> bool:
+        """Return whether the memory is in use; references of these classes are fetched from the folder if need be."""
+        if self.references is not None:
+            for name in dict.fromkeys(class_names):
+                self._fetch(name)
+        elif self.shots and not self.memory.classes:
+            raise MissingReferencesError(
+                f"shots={self.shots}, but there are no reference images: run with a datamodule, give a folder as "
+                f"'references', or call fit_references(class_name, images)."
+            )
+        return bool(self.memory.classes)
+
+    def on_test_start(self) -> None:
+        """Draw references from the datamodule."""
+        super().on_test_start()
+        self._start_references()
+
+    def on_validation_start(self) -> None:
+        """Draw references from the datamodule."""
+        super().on_validation_start()
+        self._start_references()
+
+    def on_predict_start(self) -> None:
+        """Draw references from the datamodule."""
+        super().on_predict_start()
+        self._start_references()
+
+    def _start_references(self) -> None:
+        """Replace what an earlier run fetched; references given by hand stay."""
+        self.memory.drop(self._drawn)
+        self._drawn.clear()
+        source: _Source | None = getattr(self.trainer, "datamodule", None)
+        if source is not None and (self.shots or self.references is not None):
+            for name in source.class_names:
+                self._fetch(name, source)
+
+    def _fetch(self, class_name: str, source: _Source | None = None) -> None:
+        if class_name in self.memory.classes:
+            return
+        if self.references is not None:
+            folder = self.references / class_name
+            folder = folder if folder.is_dir() else self.references
+            # a folder of classes that lacks this one holds no image directly; its other classes must not stand in
+            paths = [path for path in list_images([folder]) if folder != self.references or path.parent == folder]
+            records = [Record(path, class_name, 0) for path in paths]
+            where = f"folder '{folder}'"
+        elif source is not None:
+            records = [one for one in source.select("train") if one.class_name == class_name and one.label in (0, None)]
+            where = "the part 'train' of the data"
+        else:
+            return
+        chosen = draw(records, self.shots, self.shot_seed, class_name, self.draw_with_replacement)
+        if not chosen or len(chosen) < self.shots:
+            raise MissingReferencesError(
+                f"Class '{class_name}': {len(records)} normal images in {where}, needed are {self.shots or 'some'}."
+            )
+        self.fit_references(class_name, (read_image(record, self.protocol) for record in chosen))
+        self._drawn.add(class_name)
+
+    # ---- for methods whose paper has no few-shot form
+
+    def with_references(self, prediction: Prediction, image: Tensor, class_names: Sequence[str]) -> Prediction:
+        """Return the mean of a zero-shot prediction and the distances of patches to the references.
+
+        WinCLIP+ (arXiv 2303.14814, section 4.3) for patches alone: the map becomes the mean of both maps, the score
+        the mean with the distances' maximum; distances are halved cosine distances, in [0, 1]. Without references the
+        prediction comes back as it is.
+
+        Args:
+            prediction: Zero-shot maps, before smoothing, and scores.
+            image: Normalised images, (batch, 3, height, width).
+            class_names: Class of each image.
+        """
+        if self.few_shot_in_score or not self.is_few_shot(class_names):
+            return prediction
+        features = FewShot.reference_features(self, image)["patch"]
+        distance = to_grid(self.memory.distance("patch", features, class_names) / 2, self.clip.grid(image))
+        return Prediction(
+            (prediction.anomaly_map + upsample(distance, (image.shape[-2], image.shape[-1]))) / 2,
+            (prediction.pred_score + distance.amax(dim=(1, 2))) / 2,
+        )
+
+
+def draw(records: Sequence[Record], shots: int, seed: int, class_name: str, replace: bool = False) -> list[Record]:
+    """Return ``shots`` of a class's records, all of them for 0, fewer if there are not enough.
+
+    The draw depends on the seed, the class and its images, not on other classes; a draw of fewer shots is the
+    beginning of one of more.
+
+    Args:
+        records: Normal images of the class, in a fixed order.
+        shots: How many.
+        seed: Any non-negative integer.
+        class_name: The class.
+        replace: Whether an image may be drawn twice.
+    """
+    if not shots or not records:
+        return list(records)
+    rng = np.random.default_rng([seed, zlib.crc32(class_name.encode())])
+    chosen = rng.integers(len(records), size=shots) if replace else rng.permutation(len(records))[:shots]
+    return [records[index] for index in chosen]
+
+
+def read_image(record: Record, protocol: ImageProtocol) -> Tensor:
+    """Return the image of a record as a normalised tensor (3, height, width)."""
+    image = load_rgb(record.image_path)
+    return to_tensor(image if record.box is None else image.crop(record.box), protocol)

@@ -1,0 +1,65 @@
+"""The method registry: every detector by name."""
+
+import difflib
+
+from zsad.methods.aaclip import AACLIP
+from zsad.methods.alfa import ALFA
+from zsad.methods.anomalyclip import AnomalyCLIP
+from zsad.methods.anovl import AnoVL
+from zsad.methods.base import CheckpointError, Method
+from zsad.methods.clip import CLIP
+from zsad.methods.clipac import CLIPAC
+from zsad.methods.coop import CoOp
+from zsad.methods.maskclip import MaskCLIP
+from zsad.methods.vand import VAND
+from zsad.methods.winclip import WinCLIP
+
+METHODS: dict[str, type[Method]] = {
+    "clip": CLIP,
+    "clipac": CLIPAC,
+    "maskclip": MaskCLIP,
+    "winclip": WinCLIP,
+    "vand": VAND,
+    "coop": CoOp,
+    "anomalyclip": AnomalyCLIP,
+    "anovl": AnoVL,
+    "alfa": ALFA,
+    "aaclip": AACLIP,
+}
+"""Name -> class, in the order of the tables."""
+
+__all__ = [
+    "AACLIP",
+    "ALFA",
+    "CLIP",
+    "CLIPAC",
+    "METHODS",
+    "VAND",
+    "AnoVL",
+    "AnomalyCLIP",
+    "CheckpointError",
+    "CoOp",
+    "MaskCLIP",
+    "Method",
+    "WinCLIP",
+    "get_method",
+    "list_methods",
+]
+
+
+def list_methods() -> list[str]:
+    """Return the names of all methods, in the order of the tables."""
+    return list(METHODS)
+
+
+def get_method(name: str) -> type[Method]:
+    """Return the class of a method by its name; case, hyphens and underscores do not matter.
+
+    Raises:
+        ValueError: If there is no such method; the message lists the known ones, the nearest first.
+    """
+    key = name.lower().replace("-", "").replace("_", "")
+    if key not in METHODS:
+        near = difflib.get_close_matches(key, METHODS, n=len(METHODS), cutoff=0.0)
+        raise ValueError(f"Unknown method '{name}'. Did you mean '{near[0]}'? Known methods, nearest first: {near}.")
+    return METHODS[key]

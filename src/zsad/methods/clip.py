@@ -1,0 +1,78 @@
+"""CLIP: the plain baseline, one prompt per state, the same head for the class token and every patch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from zsad.clip import Clip
+from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.methods.base import Method
+from zsad.methods.prototypes import prototypes
+from zsad.prompts import ClassWords, load_prompts
+from zsad.types import Context, ImageProtocol, Prediction
+
+
+class CLIP(Method):
+    """Compare the class token and every last-block patch token with "normal" and "anomalous" text vectors.
+
+    A pixel AUROC *below* one half is what the papers report for this baseline; the sign is not flipped.
+    No code was released for it: fidelity is by definition (baselines of AnomalyCLIP, arXiv 2310.18961, tables 1 and 2).
+
+    Args:
+        backbone: Backbone name or a loaded one.
+        prompts: Packaged prompt list or YAML file.
+        temperature: Divisor of the cosines before the softmax.
+        class_words: How class names are spelled in prompts; ``"readable"`` turns underscores into spaces.
+        normalise_prompts: Give each prompt embedding unit length before the mean.
+        normalise_text: Give the mean unit length.
+        align_corners: How the patch map is enlarged.
+        **kwargs: Options of :class:`~zsad.methods.base.Method`.
+    """
+
+    published_backbone = "ViT-L-14-336-quickgelu/openai"
+    published_protocol = ImageProtocol(size=518)
+
+    def __init__(
+        self,
+        backbone: str | Clip = published_backbone,
+        prompts: str = "clip",
+        temperature: float = 0.07,
+        class_words: ClassWords = "readable",
+        normalise_prompts: bool = True,
+        normalise_text: bool = True,
+        align_corners: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        self.prompts = load_prompts(prompts)
+        self.temperature = temperature
+        self.class_words: ClassWords = class_words
+        self.normalise_prompts = normalise_prompts
+        self.normalise_text = normalise_text
+        self.align_corners = align_corners
+
+    def text_features(self, class_names: Sequence[str]) -> Tensor:
+        """Return the state vectors of each class, (classes, 2, dim)."""
+        return prototypes(
+            self.clip,
+            self.prompts,
+            class_names,
+            self.class_words,
+            normalise_prompts=self.normalise_prompts,
+            normalise_mean=self.normalise_text,
+        )
+
+    def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the global embedding (batch, dim) and the patch embeddings (batch, patches, dim), not normalised."""
+        tokens = self.clip.encode_image(image, layers=(self.clip.depth,))
+        return tokens.cls, tokens.patches[self.clip.depth]
+
+    def score(self, image: Tensor, text: Tensor, context: Context) -> Prediction:
+        """Return the probability of "anomalous" for the image and for every pixel: softmax first, then enlarged."""
+        cls, patches = self.image_tokens(image)
+        patch_map = to_grid(probability(similarity(patches, text), self.temperature), self.clip.grid(image))
+        return Prediction(
+            anomaly_map=upsample(patch_map, (image.shape[-2], image.shape[-1]), self.align_corners),
+            pred_score=probability(similarity(cls, text), self.temperature),
+        )

@@ -1,0 +1,389 @@
+"""What methods with something to fit share: token cache, reproducible data order, and the memory of their data."""
+
+import json
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from rich.progress import track
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+from typing_extensions import Self
+
+from zsad import __version__
+from zsad.clip import Clip
+from zsad.methods.base import CheckpointError, Method
+from zsad.token_cache import (
+    CachedSamples,
+    CacheDtype,
+    CacheWriteError,
+    EpochSampler,
+    TokenCache,
+    cache_samples,
+    default_folder,
+    tower_key,
+)
+from zsad.types import Batch, Prediction
+
+_OWN_OPTIONS = {"seed", "cache", "cache_dtype", "cache_dir", "allow_same_data", "metrics", "sigma"}
+
+
+class UntrainedWarning(UserWarning):
+    """A method predicts with the initial values of what it should have learned."""
+
+
+class SameDataError(ValueError):
+    """A model is about to be tested on the data that it was trained on."""
+
+
+class TrainedMethod(Method):
+    """A method that learns something on top of the frozen backbone; a child adds :meth:`loss`.
+
+    The image tower runs once per training image, not once per epoch: its features are kept on disk, keyed by weights,
+    options and image content, and found again by later fits. With augmentation, the cache is off.
+
+    Args:
+        backbone: Backbone name or a loaded one.
+        seed: Of the initial values and of the order of the images in every epoch.
+        cache: ``"auto"`` keeps features if the data set declares that it does not augment (``augment is None``),
+            ``"on"`` keeps them for any data set, which must then give the same image every time, ``"off"`` never.
+        cache_dtype: Precision on disk; ``"float16"`` halves the size and rounds.
+        cache_dir: Folder of the features; by default ``$ZSAD_CACHE`` or ``~/.cache/zsad/tokens``.
+        allow_same_data: Permit a test on the data set that the model was trained on.
+        **kwargs: Options of :class:`~zsad.methods.base.Method`.
+    """
+
+    published_epochs: ClassVar[int]
+    """Epochs of the published training."""
+    published_batch_size: ClassVar[int]
+    """Batch size of the published training."""
+    training_stages: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    """Options of each fit that a finished model takes, in order; one fit unless a child says otherwise."""
+    previous_stage: ClassVar[str] = ""
+    """Option that takes the weights file of the stage before."""
+
+    trained_on: dict[str, Any]
+    """What the parameters were fitted to: name, root and classes of the data, images, epochs; empty before a fit."""
+
+    def __init__(
+        self,
+        backbone: str | Clip,
+        seed: int = 111,
+        cache: Literal["auto", "on", "off"] = "auto",
+        cache_dtype: CacheDtype = "float32",
+        cache_dir: str | None = None,
+        allow_same_data: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if cache not in ("auto", "on", "off"):
+            raise ValueError(f"cache must be 'auto', 'on' or 'off', got '{cache}'.")
+        if cache_dtype not in ("float32", "float16"):
+            raise ValueError(f"cache_dtype must be 'float32' or 'float16', got '{cache_dtype}'.")
+        self.seed = seed
+        self.cache = cache
+        self.cache_dtype: CacheDtype = cache_dtype
+        self.cache_dir = cache_dir
+        self.allow_same_data = allow_same_data
+        self.trained_on = {}
+        self._warned = False
+
+    # ---- what a child writes
+
+    def frozen_features(self, image: Tensor) -> dict[str, Tensor]:
+        """Return everything that :meth:`loss` needs of the frozen tower, batch first, without graph.
+
+        A child that does not define it trains without cache.
+
+        Args:
+            image: Normalised images, (batch, 3, height, width).
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the objective as ``loss`` and whatever else should be logged.
+
+        Args:
+            batch: With ``features``, as :meth:`frozen_features` returned them; where they are absent, with ``image``.
+        """
+
+    def cache_settings(self) -> dict[str, Any]:
+        """Return the options that decide :meth:`frozen_features`; all of the method's own unless a child says less."""
+        return {name: value for name, value in self.hparams.items() if name not in _OWN_OPTIONS}
+
+    def forward(
+        self, image: Tensor, class_names: Sequence[str], image_paths: Sequence[str] | None = None
+    ) -> Prediction:
+        """Return what :meth:`Method.forward` returns; warn once if nothing was learned yet."""
+        if not self.trained_on and not self._warned and any(value.numel() for value in self.state_dict().values()):
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__} is not trained: its learned part has its initial values. Fit it, or load a "
+                f"checkpoint or a weights file.",
+                UntrainedWarning,
+                stacklevel=2,
+            )
+        return super().forward(image, class_names, image_paths)
+
+    # ---- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log each loss and return the objective."""
+        features = batch.get("features", {})
+        features.update({name: value.float() for name, value in features.items() if value.dtype == torch.float16})
+        losses = self.loss(batch)
+        for name, value in losses.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(batch["image_path"]))
+        return losses["loss"]
+
+    def on_fit_start(self) -> None:
+        """Note what is trained on, fill the token cache and fix the order of the images."""
+        trainer: Any = self.trainer  # some of its attributes have no type
+        self.trained_on = _identity(trainer.datamodule)
+        if trainer.reload_dataloaders_every_n_epochs:
+            rank_zero_info("Token cache off: the Trainer reloads the data loaders between epochs.")
+            return
+        loader: Any = trainer.fit_loop._data_source.dataloader()
+        if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
+            rank_zero_info("Token cache off: the training data are not one DataLoader of a map-style data set.")
+            return
+        self.trained_on["images"] = len(loader.dataset)
+        _shuffle_by_epoch(loader, self.seed)
+        reason = self._why_not_cache(loader)
+        cached = self._cached(loader) if reason is None else None
+        if reason is not None:
+            rank_zero_info(f"Token cache off: {reason}. The image tower runs in every epoch.")
+        # the Trainer has no public way to replace a data module's loader once the model is on its device
+        trainer.fit_loop._data_source.instance = loader if cached is None else cached
+
+    def on_train_epoch_start(self) -> None:
+        """Seed random augmentation in this process by epoch, so that a resumed fit continues alike."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, DataLoader) and loader.num_workers == 0 and not isinstance(loader.dataset, CachedSamples):
+            torch.manual_seed(self.seed + self.current_epoch)
+            if hasattr(loader.dataset, "seed_worker"):
+                loader.dataset.seed_worker(0)
+
+    def on_train_epoch_end(self) -> None:
+        """Count the epochs that are behind the parameters."""
+        self.trained_on["epochs"] = self.current_epoch + 1
+
+    def _why_not_cache(self, loader: DataLoader[Any]) -> str | None:
+        trainer: Any = self.trainer
+        dataset: Any = loader.dataset
+        if self.cache == "off":
+            return "cache='off'"
+        if type(self).frozen_features is TrainedMethod.frozen_features:
+            return f"{type(self).__name__} has no image features that stay the same while it learns"
+        if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:
+            return "the data set has no indices or the loader no batches"
+        limit = trainer.limit_train_batches  # 1.0 is all of them, the integer 1 is one batch
+        if trainer.fast_dev_run or trainer.overfit_batches or limit != 1.0 or isinstance(limit, int):
+            return "only a part of the training data is used"
+        if getattr(dataset, "augment", None) is not None or bool(getattr(dataset, "stitch", False)):
+            return "the training data are augmented"
+        if self.cache == "auto" and not hasattr(dataset, "augment"):
+            return (
+                f"{type(dataset).__name__} does not declare that it gives the same image every time (an attribute "
+                f"augment=None); cache='on' vouches for it"
+            )
+        return None
+
+    def _cached(self, loader: DataLoader[Any]) -> DataLoader[Any] | None:
+        trainer = self.trainer
+        settings = {
+            "version": __version__,
+            "method": type(self).__qualname__,
+            "options": self.cache_settings(),
+            "position": self.clip.position,
+            "precision": str(trainer.precision),
+            "matmul": torch.get_float32_matmul_precision(),
+            "device": self.device.type,
+            "dtype": self.cache_dtype,
+        }
+        folder = Path(self.cache_dir).expanduser() if self.cache_dir else default_folder()
+        folder = folder / tower_key(self.clip.model.visual, settings)[:32]
+        problem = ""
+        entries: dict[int, Any] = {}
+        try:
+            cache = TokenCache(folder, self.cache_dtype)
+            mine = range(trainer.global_rank, len(loader.dataset), trainer.world_size)  # type: ignore[arg-type]
+            made = cache_samples(
+                loader.dataset, self._encode, cache, loader.batch_size or 1, loader.num_workers, mine, self._progress
+            )
+            entries = dict(zip(mine, made, strict=True))
+        except CacheWriteError as error:
+            problem = str(error)
+        if not trainer.strategy.reduce_boolean_decision(not problem, all=True):
+            rank_zero_warn(
+                f"Token cache off: {problem or 'another process could not write it'}. Every epoch runs the tower."
+            )
+            return None
+        if trainer.world_size > 1:
+            everyone: list[dict[int, Any]] = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(everyone, entries)
+            entries = {index: entry for part in everyone for index, entry in part.items()}
+        rank_zero_info(f"Token cache: features of {len(entries)} images in '{folder}'.")
+        return CachedSamples([entries[index] for index in sorted(entries)], cache).loader(loader)
+
+    def _encode(self, image: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            return self.frozen_features(image.to(self.device))
+
+    def _progress(self, batches: Iterable[Any]) -> Iterable[Any]:
+        show = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        return track(batches, "Image tower, once per image", disable=not show, transient=True)
+
+    # ---- what it was trained on
+
+    def on_test_start(self) -> None:
+        """Say what the model was trained on, and refuse a test on the same data.
+
+        Raises:
+            SameDataError: Unless ``allow_same_data``, or the data module's own ``allow_same``.
+        """
+        if not self.trained_on:
+            rank_zero_info(f"{type(self).__name__}: not trained, or trained on unknown data.")
+            return
+        rank_zero_info(f"{type(self).__name__} was trained on {describe_training(self.trained_on)}.")
+        trainer: Any = self.trainer
+        datamodule = trainer.datamodule
+        if self.allow_same_data or getattr(datamodule, "allow_same", False) or datamodule is None:
+            return
+        tested = _identity(datamodule)
+        same = tested["name"] == self.trained_on["name"]
+        if getattr(datamodule, "facts", None) is None:  # a user's own data: one kind of data module, many folders
+            same = same and tested.get("root") == self.trained_on.get("root")
+        classes = [set(one["classes"]) if one.get("classes") else None for one in (tested, self.trained_on)]
+        disjoint = None not in classes and not set.intersection(*classes)  # type: ignore[arg-type]
+        if same and not disjoint:
+            raise SameDataError(
+                f"The model was trained on {describe_training(self.trained_on)} and is to be tested on "
+                f"{tested['name']}: not a zero-shot result. Test on another data set or on other classes, or pass "
+                f"allow_same_data=True."
+            )
+
+    # ---- state
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the model was trained on."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["zsad"]["trained_on"] = dict(self.trained_on)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the checkpoint and read what it was trained on."""
+        super().on_load_checkpoint(checkpoint)
+        self.trained_on = dict(checkpoint.get("zsad", {}).get("trained_on", {}))
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write learned parameters, finished text vectors and metadata as one safetensors file, and return its path."""
+        checkpoint: dict[str, Any] = {"state_dict": self.state_dict()}
+        self.on_save_checkpoint(checkpoint)
+        made = checkpoint["zsad"] | {"hyper_parameters": dict(self.hparams)}
+        tensors = {f"parameters.{name}": value.contiguous() for name, value in checkpoint["state_dict"].items()}
+        tensors |= {
+            f"zsad.{name}": made.pop(name).contiguous() for name in list(made) if isinstance(made[name], Tensor)
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path, metadata={"zsad": json.dumps(made, default=str)})
+        return path
+
+    def load_weights(self, path: str | Path) -> Self:
+        """Read a file of :meth:`save_weights` into this model and return it.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If it was written by another method, for another backbone or with other options.
+        """
+        checkpoint = read_weights(path)
+        self.on_load_checkpoint(checkpoint)
+        try:
+            self.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise CheckpointError(f"'{path}' does not fit {type(self).__name__}: {error}") from error
+        return self
+
+    @classmethod
+    def from_weights(cls, path: str | Path, backbone: str | Clip | None = None, **options: Any) -> Self:
+        """Return the model that wrote a file of :meth:`save_weights`.
+
+        Args:
+            path: The file.
+            backbone: A loaded backbone to share; by default the one named in the file is loaded.
+            **options: Constructor arguments in place of those in the file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If it was written by another method or for another backbone.
+        """
+        saved = read_weights(path)
+        if saved["zsad"]["method"] != cls.__name__:
+            raise CheckpointError(f"'{path}' was written by {saved['zsad']['method']}, not by {cls.__name__}.")
+        arguments = {**saved["hyper_parameters"], **options}
+        if backbone is not None:
+            arguments["backbone"] = backbone
+        return cls(**arguments).load_weights(path)
+
+
+def describe_training(trained_on: dict[str, Any]) -> str:
+    """Return what a model was trained on as a phrase, for example "VisA (2162 images, 15 epochs)"."""
+    parts = [f"{trained_on[key]} {key}" for key in ("images", "epochs") if key in trained_on]
+    if trained_on.get("classes"):
+        parts.insert(0, "classes " + ", ".join(trained_on["classes"]))
+    return trained_on.get("name", "unknown data") + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _identity(datamodule: Any) -> dict[str, Any]:
+    """Name, root and classes of a data module; a bare data loader has none."""
+    if datamodule is None:
+        return {"name": "a data loader"}
+    state = datamodule.state_dict()
+    classes = state.get("classes")
+    return {
+        "name": str(state.get("name", type(datamodule).__name__)),
+        "root": str(state.get("root", "")),
+        "classes": None if classes is None else [str(name) for name in classes],
+    }
+
+
+def _shuffle_by_epoch(loader: DataLoader[Any], seed: int) -> None:
+    """Make a shuffling loader's order depend on seed and epoch alone; other orders are the user's business."""
+    batches = loader.batch_sampler
+    if type(batches) is BatchSampler and type(batches.sampler) is RandomSampler:
+        sampler = batches.sampler
+        if not sampler.replacement and sampler.generator is None and sampler.num_samples == len(sampler.data_source):
+            epochs = EpochSampler(sampler.data_source, seed)
+            batches.sampler = epochs
+            loader.generator = epochs.worker_generator
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Return the content of a file of :meth:`TrainedMethod.save_weights`, laid out like a Lightning checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No weights file '{path}'.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            made = json.loads((file.metadata() or {})["zsad"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except Exception as error:  # whatever the file holds, the answer is the same
+        raise CheckpointError(f"'{path}' was not written by save_weights: {type(error).__name__} {error}") from error
+    parts: dict[str, dict[str, Any]] = {"parameters": {}, "zsad": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    hyper_parameters = made.pop("hyper_parameters")
+    return {"state_dict": parts["parameters"], "zsad": made | parts["zsad"], "hyper_parameters": hyper_parameters}

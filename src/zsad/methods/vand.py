@@ -1,0 +1,317 @@
+"""VAND (APRIL-GAN): trained linear layers map patch tokens of four blocks into the joint space of CLIP."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from zsad.clip import Clip
+from zsad.clip.loading import Activation
+from zsad.losses import dice, focal
+from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.memory import FewShot
+from zsad.methods.base import CheckpointError
+from zsad.methods.prototypes import prototypes
+from zsad.methods.trained import TrainedMethod
+from zsad.metrics import Evaluator
+from zsad.prompts import ClassWords, load_prompts
+from zsad.types import Batch, Context, ImageProtocol, Prediction
+
+_AUTHOR_DATA = {"mvtec_pretrained": "mvtec_ad", "visa_pretrained": "visa"}
+
+
+class VAND(FewShot, TrainedMethod):
+    """Train one linear layer per block on an auxiliary data set; compare projected patches with a prompt ensemble.
+
+    Follows the released code (ByChelsea/VAND-APRIL-GAN): exact GELU in OpenAI's QuickGELU weights, logits enlarged
+    before the softmax, the sum of the layers' maps, an image score of the text alone. With references (see
+    :class:`~zsad.memory.FewShot`) the maps receive the cosine distances to the nearest normal patch.
+
+    Paper: Chen et al., arXiv 2305.17382.
+
+    Args:
+        backbone: Backbone name or a loaded one.
+        layers: Blocks, from 1, whose raw patch tokens are used; None takes the quarters of the depth, which are the
+            published 6, 12, 18 and 24 of 24.
+        prompts: Packaged prompt list or YAML file.
+        class_words: How class names are spelled in prompts; the released code keeps underscores.
+        temperature: Divisor of the cosines.
+        focal_gamma: Exponent of the focal loss.
+        focal_smooth: Small number in the focal loss.
+        dice_smooth: Added to numerator and denominator of the dice loss.
+        lr: Learning rate of Adam, constant.
+        betas: Averaging factors of Adam.
+        eps: Small number in Adam's denominator.
+        weight_decay: L2 penalty of Adam.
+        shots: Normal reference images per class to draw from the data, with replacement; 0 is zero-shot, unless a
+            folder is given. The released few-shot script uses 4.
+        references: Folder of normal images, ``<folder>/<class>/*`` or ``<folder>/*``.
+        shot_seed: Decides which references are drawn.
+        few_shot_score: Image score of the evaluation with references. ``"text"``: as without. ``"class_minmax"``: the
+            published rule, its mean with the maximum of the map brought to [0, 1] by the class's least and greatest
+            maximum; a score then depends on the whole test set, so it exists at the end of validation and test only.
+        activation: The published mismatch; ``"quick_gelu"`` is what OpenAI's weights were trained with.
+        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+
+    Raises:
+        ValueError: If an option is out of range for the backbone.
+    """
+
+    published_backbone = "ViT-L-14-336/openai"
+    published_protocol = ImageProtocol(size=518)
+    published_epochs = 15  # on VisA; 3 on MVTec AD, with data option stitch=0.2
+    published_batch_size = 8
+    draw_with_replacement = True
+    few_shot_in_score = True
+
+    def __init__(
+        self,
+        backbone: str | Clip = published_backbone,
+        layers: Sequence[int] | None = None,
+        prompts: str = "vand",
+        class_words: ClassWords = "raw",
+        temperature: float = 0.01,
+        focal_gamma: float = 2.0,
+        focal_smooth: float = 1e-5,
+        dice_smooth: float = 1.0,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.5, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        shots: int = 0,
+        references: str | Path | None = None,
+        shot_seed: int = 42,
+        few_shot_score: Literal["text", "class_minmax"] = "text",
+        activation: Activation | None = "gelu",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, activation=activation, **kwargs)
+        last = self.clip.depth
+        self.layers = tuple(sorted({max(1, last * part // 4) for part in (1, 2, 3, 4)}) if layers is None else layers)
+        if not self.layers or list(self.layers) != sorted({n for n in self.layers if 1 <= n <= last}):
+            raise ValueError(f"layers must rise and lie in 1..{last} for '{self.clip.name}', got {list(self.layers)}.")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}.")
+        if few_shot_score not in ("text", "class_minmax"):
+            raise ValueError(f"few_shot_score must be 'text' or 'class_minmax', got '{few_shot_score}'.")
+        self.prompts = load_prompts(prompts)
+        self.class_words: ClassWords = class_words
+        self.temperature = temperature
+        self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.few_shot_score = few_shot_score
+        self.use_references(shots, references, shot_seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.fc = nn.ModuleList(nn.Linear(self.clip.width, self.clip.dim) for _ in self.layers)
+        self._held: list[tuple[str, float, float, int]] = []
+        self._declare_range()
+
+    # ---- prediction
+
+    def text_features(self, class_names: Sequence[str]) -> Tensor:
+        """Return the state vectors of each class, (classes, 2, dim), of unit length."""
+        return prototypes(self.clip, self.prompts, class_names, self.class_words)
+
+    def image_tokens(self, image: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return the global embedding (batch, dim) and the blocks' raw patch tokens, each (batch, patches, width)."""
+        last, kept = self.clip.run_image(self.clip.embed_image(image), keep=self.layers)
+        cls = self.clip.project(self.clip.ln_post(last[:, 0]))
+        return cls, {number: state[:, 1:] for number, state in kept.items()}
+
+    def layer_probability(self, index: int, tokens: Tensor, text: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return probabilities of (normal, anomalous) per pixel, (batch, 2, height, width): enlarged, then softmax.
+
+        Args:
+            index: Which linear layer, from 0.
+            tokens: Raw patch tokens of its block, (batch, patches, width).
+            text: Text vectors of each image's class, (batch, 2, dim).
+            size: Height and width of the images.
+        """
+        cosines = similarity(self.fc[index](tokens), text)
+        logits = (cosines / self.temperature).transpose(1, 2).unflatten(2, self._grid(size))
+        return upsample(logits, size, align_corners=True).softmax(dim=1)
+
+    def text_map(self, tokens: dict[int, Tensor], text: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the sum of the layers' maps of "anomalous", (batch, height, width)."""
+        layers = enumerate(tokens.values())
+        return torch.stack([self.layer_probability(i, one, text, size)[:, 1] for i, one in layers]).sum(dim=0)
+
+    def distance_maps(
+        self, tokens: dict[int, Tensor], class_names: Sequence[str], size: tuple[int, int]
+    ) -> dict[int, Tensor]:
+        """Return per layer the enlarged cosine distance to the nearest normal patch, (batch, height, width)."""
+        return {
+            number: upsample(
+                to_grid(self.memory.distance(f"layer{number}", one, class_names), self._grid(size)),
+                size,
+                align_corners=True,
+            )
+            for number, one in tokens.items()
+        }
+
+    @torch.no_grad()
+    def score(self, image: Tensor, text: Tensor, context: Context) -> Prediction:
+        """Return the sum of the layers' maps, and the probability of "anomalous" of the global embedding."""
+        cls, tokens = self.image_tokens(image)
+        size = (image.shape[-2], image.shape[-1])
+        anomaly_map = self.text_map(tokens, text, size)
+        if self.is_few_shot(context.class_names):
+            anomaly_map = anomaly_map + torch.stack(
+                list(self.distance_maps(tokens, context.class_names, size).values())
+            ).sum(0)
+        return Prediction(anomaly_map, probability(similarity(cls, text), self.temperature))
+
+    def reference_features(self, image: Tensor) -> dict[str, Tensor]:
+        """Return raw patch tokens, ``"layer6"`` and so on -> (batch, patches, width)."""
+        return {f"layer{number}": tokens for number, tokens in self.image_tokens(image)[1].items()}
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] // self.clip.patch_size, size[1] // self.clip.patch_size
+
+    # ---- evaluation
+
+    def _start_references(self) -> None:
+        super()._start_references()
+        self._declare_range()
+
+    def _declare_range(self) -> None:
+        highest = len(self.layers) * (3.0 if self.memory.classes else 1.0)  # a layer's distances lie in [0, 2]
+        self.score_range = (0.0, highest)
+        self.evaluator = Evaluator(mode=self.hparams["metrics"], score_range=self.score_range)
+
+    def _start(self) -> None:
+        super()._start()
+        self._held.clear()
+
+    def _evaluate(self, batch: Batch) -> None:
+        if self.few_shot_score == "text" or not self.is_few_shot(batch["class_name"]) or "gt_label" not in batch:
+            super()._evaluate(batch)
+            return
+        prediction, names = self.predict_step(batch, 0), batch["class_name"]
+        anomaly_map = prediction.anomaly_map if "gt_mask" in batch else None
+        # pixels now; image scores when all maxima of the class are known
+        self.evaluator.update(
+            names, prediction.pred_score, None, anomaly_map, batch.get("gt_mask"), batch["image_path"]
+        )
+        values = (
+            prediction.pred_score.tolist(),
+            prediction.anomaly_map.amax(dim=(1, 2)).tolist(),
+            batch["gt_label"].tolist(),
+        )
+        self._held.extend(zip(names, *values, strict=True))
+
+    def _log_results(self, prefix: str) -> None:
+        everyone: list[Any] = [self._held]
+        if dist.is_available() and dist.is_initialized():
+            everyone = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, self._held)
+        for class_name in sorted({name for name, *_ in self._held}):
+            mine = [entry for entry in self._held if entry[0] == class_name]
+            maxima = torch.tensor([entry[2] for part in everyone for entry in part if entry[0] == class_name])
+            text, own = (torch.tensor([entry[column] for entry in mine]) for column in (1, 2))
+            scores = class_minmax(text, own, float(maxima.min()), float(maxima.max()))
+            self.evaluator.update([class_name] * len(mine), scores, torch.tensor([entry[3] for entry in mine]))
+        self._held.clear()
+        super()._log_results(prefix)
+
+    # ---- training
+
+    @torch.no_grad()
+    def frozen_features(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the blocks' raw patch tokens ``patches``, (batch, layers, patches, width)."""
+        return {"patches": torch.stack(list(self.image_tokens(image)[1].values()), dim=1)}
+
+    def cache_settings(self) -> dict[str, Any]:
+        """Return the options that decide the patch tokens."""
+        return {"layers": self.layers}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the sum over the layers of focal and dice loss, and both per layer; there is no image-level loss.
+
+        Raises:
+            ValueError: If masks are missing.
+        """
+        if "gt_mask" not in batch:
+            raise ValueError(f"VAND learns from gt_mask, {batch['image_path'][0]} has none.")
+        features = batch.get("features") or self.frozen_features(batch["image"])
+        mask, text = batch["gt_mask"], self.text(batch["class_name"])
+        self.clip.grid(mask)  # says so if the size does not fit
+        losses = {}
+        for index, number in enumerate(self.layers):
+            probs = self.layer_probability(index, features["patches"][:, index], text, (mask.shape[-2], mask.shape[-1]))
+            losses[f"focal.l{number}"] = focal(probs, mask, self.focal_gamma, self.focal_smooth)
+            losses[f"dice.l{number}"] = dice(probs[:, 1], mask, self.dice_smooth)
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam on the linear layers, with the released code's constant rate and betas."""
+        return torch.optim.Adam(
+            self.fc.parameters(), lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+        )
+
+    # ---- the authors' files
+
+    @classmethod
+    def from_author_checkpoint(
+        cls, path: str | Path, backbone: str | Clip = published_backbone, **options: Any
+    ) -> Self:
+        """Return the detector with linear layers that the released training script wrote.
+
+        The layout was read from the released code: ``trainable_linearlayer`` holds ``fc.0.weight``, ``fc.0.bias`` and
+        so on. The released files ``mvtec_pretrained.pth`` and ``visa_pretrained.pth`` are named after the data set they
+        were trained on, which is therefore not to be tested on.
+
+        Args:
+            path: The file; it is read with ``weights_only=True``.
+            backbone: The backbone that the layers were trained for.
+            **options: Further arguments of the constructor.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If its layout is another one or the shapes do not fit.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No checkpoint file '{path}'.")
+        try:
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f"'{path}' cannot be read as a PyTorch file of tensors: {error}") from error
+        state = loaded.get("trainable_linearlayer") if isinstance(loaded, dict) else None
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            keys = sorted(map(str, loaded)) if isinstance(loaded, dict) else type(loaded).__name__
+            raise CheckpointError(
+                f"'{path}' is no checkpoint of VAND's released code: it needs 'trainable_linearlayer', it holds {keys}."
+            )
+        model = cls(backbone, **options)
+        learned = {name.removeprefix("module."): value.float() for name, value in state.items()}
+        wanted = {name: tuple(value.shape) for name, value in model.fc.state_dict(prefix="fc.").items()}
+        found = {name: tuple(value.shape) for name, value in learned.items()}
+        if wanted != found:
+            differ = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+            raise CheckpointError(
+                f"'{path}' does not fit {len(model.layers)} layers on '{model.clip.name}', first at '{differ[0]}': "
+                f"expected shape {wanted.get(differ[0])}, found {found.get(differ[0])}."
+            )
+        model.load_state_dict(learned)
+        source = _AUTHOR_DATA.get(path.stem)
+        model.trained_on = {"name": source or f"unknown data (the authors' file {path.name})"}
+        return model
+
+
+def class_minmax(text_score: Tensor, map_max: Tensor, least: float, greatest: float) -> Tensor:
+    """Return VAND's few-shot image scores of one class: the mean of text score and normalised maximum of the map.
+
+    Args:
+        text_score: Probability of "anomalous" of the text, (images,).
+        map_max: Maximum of each image's map, (images,).
+        least: Least maximum among all images of the class.
+        greatest: Greatest of them; if it equals the least, the second term is 0.
+    """
+    spread = greatest - least
+    return 0.5 * (text_score + ((map_max - least) / spread if spread > 0 else torch.zeros_like(map_max)))

@@ -1,0 +1,70 @@
+"""Area under the receiver operating characteristic."""
+
+import torch
+from torch import Tensor
+
+from zsad.metrics.accumulator import ScoreMetric
+from zsad.metrics.counts import Counts, from_zero, steps
+from zsad.metrics.exact import exact_value
+
+
+def auroc(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the probability that a random anomaly scores above a random normal; ties count one half.
+
+    Args:
+        scores: Any finite numbers, any shape; only their order matters, no sigmoid is applied.
+        labels: Same shape; anomalous where ``> 0.5``.
+
+    Returns:
+        Float64 scalar in [0, 1]; NaN with an :class:`UndefinedMetricWarning` if all labels are equal.
+
+    Raises:
+        ValueError: If shapes differ or a score is not finite.
+
+    Example:
+        >>> auroc(torch.tensor([3.0, 1.0, 2.0, 2.0]), torch.tensor([1, 0, 1, 0])).item()
+        0.875
+    """
+    return exact_value("auroc", auroc_of, scores, labels)
+
+
+def auroc_of(counts: Counts) -> Tensor:
+    """Return the area under the ROC curve through the rows of the counts."""
+    if not counts.positives or not counts.negatives:
+        return counts.true_positive.new_full((), torch.nan)
+    area = torch.trapezoid(from_zero(counts.true_positive), from_zero(counts.false_positive))
+    return area / (counts.positives * counts.negatives)
+
+
+def auroc_bound(counts: Counts) -> float:
+    """Return how far binning may have moved the value: half of all pairs that share a row are undecided."""
+    if not counts.positives or not counts.negatives:
+        return 0.0
+    pairs = steps(counts.true_positive) * steps(counts.false_positive) * (counts.highest > counts.lowest)
+    return float(pairs.sum()) / 2 / (counts.positives * counts.negatives)
+
+
+class AUROC(ScoreMetric):
+    """Area under the ROC curve of scores from any number of batches and processes.
+
+    Args:
+        mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
+        score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
+        bits: Binary logarithm of the number of bins.
+        **kwargs: Of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = AUROC(mode="exact")
+        >>> metric.update(torch.tensor([3.0, 1.0]), torch.tensor([1, 0]))
+        >>> metric.update(torch.tensor([2.0, 2.0]), torch.tensor([1, 0]))
+        >>> metric.compute().item()
+        0.875
+    """
+
+    def value(self, counts: Counts) -> Tensor:
+        """Return the metric, NaN where it is undefined."""
+        return auroc_of(counts)
+
+    def error_bound(self, counts: Counts) -> float:
+        """Return how far the value may be from the exact one."""
+        return auroc_bound(counts)

@@ -1,0 +1,74 @@
+"""The best F1 over all thresholds."""
+
+import torch
+from torch import Tensor
+
+from zsad.metrics.accumulator import ScoreMetric
+from zsad.metrics.counts import Counts, steps
+from zsad.metrics.exact import exact_value
+
+
+def f1_max(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the greatest F1 that a threshold can give, positive meaning ``score >= threshold``.
+
+    Args:
+        scores: Any finite numbers, any shape; only their order matters.
+        labels: Same shape; anomalous where ``> 0.5``.
+
+    Returns:
+        Float64 scalar in [0, 1]; NaN with an :class:`UndefinedMetricWarning` if all labels are equal.
+
+    Raises:
+        ValueError: If shapes differ or a score is not finite.
+
+    Example:
+        >>> f1_max(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 0, 1])).item()
+        0.8
+    """
+    return exact_value("f1_max", f1_max_of, scores, labels)
+
+
+def f1_of(counts: Counts) -> Tensor:
+    """Return F1 at each row, (n,): ``2 TP / (TP + FP + P)``."""
+    return 2 * counts.true_positive / (counts.true_positive + counts.false_positive + counts.positives)
+
+
+def f1_max_of(counts: Counts) -> Tensor:
+    """Return the greatest F1 over the rows."""
+    if not counts.positives or not counts.negatives:
+        return counts.true_positive.new_full((), torch.nan)
+    return f1_of(counts).max()
+
+
+def f1_max_bound(counts: Counts) -> float:
+    """Return how far binning may have moved the value: a threshold inside a row can at best leave out its negatives."""
+    if not counts.positives or not counts.negatives:
+        return 0.0
+    removable = steps(counts.false_positive) * (counts.highest > counts.lowest)
+    best = f1_of(counts._replace(false_positive=counts.false_positive - removable)).max()
+    return float(best - f1_of(counts).max())
+
+
+class F1Max(ScoreMetric):
+    """Greatest F1 over all thresholds, of scores from any number of batches and processes.
+
+    Args:
+        mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
+        score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
+        bits: Binary logarithm of the number of bins.
+        **kwargs: Of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = F1Max(mode="exact")
+        >>> metric.update(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 0, 1]))
+        >>> metric.compute().item()
+        0.8
+    """
+
+    def value(self, counts: Counts) -> Tensor:
+        """Return the metric, NaN where it is undefined."""
+        return f1_max_of(counts)
+
+    def error_bound(self, counts: Counts) -> float:
+        """Return how far the value may be from the exact one."""
+        return f1_max_bound(counts)

@@ -1,0 +1,226 @@
+"""``zsad score``: a score and a heat map for every image of a folder of any size."""
+
+import argparse
+import hashlib
+import heapq
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from zsad import __version__
+from zsad.clip.loading import MINI
+from zsad.images import list_images
+from zsad.methods import METHODS
+from zsad.overlay import Scale
+from zsad.predict import Predictor, Result, load_model
+from zsad.rows import Row, RowWriter
+
+_WORST = 5  # rows shown at the end
+_NARROW = 0.1  # share of the scale below which heat maps look all the same
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the command."""
+    made = argparse.ArgumentParser(
+        prog="zsad score",
+        description="Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it goes. "
+        "Started again with the same settings, it goes on where it stopped.",
+        epilog="Scores rank images of one kind of product; there is no universal threshold.",
+    )
+    made.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders, walked to every depth")
+    made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    made.add_argument("--method", default="anovl", help=f"one of: {', '.join(METHODS)} (default: %(default)s)")
+    made.add_argument("--class-name", default="object", help="what the images show, in plain words (default: 'object')")
+    made.add_argument(
+        "--backbone",
+        help="'published' for the paper's, '<open_clip model>/<tag, file or random>', or 'zsad-mini' (default; "
+        "embedded, knows synthetic images only)",
+    )
+    made.add_argument("--checkpoint", type=Path, metavar="FILE", help="learned parameters of a trained method")
+    made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
+    made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
+    made.add_argument(
+        "--scale",
+        default="fixed",
+        metavar="LOW,HIGH",
+        help="values of the first and the last colour; 'fixed' (default) is the method's range, 'image' each map's own",
+    )
+    made.add_argument("--no-overlays", action="store_true", help="write no heat maps")
+    made.add_argument("--overlay-size", type=int, default=512, metavar="PIXELS", help="longer side (default: 512)")
+    made.add_argument("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
+    made.add_argument("--num-workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that read images")
+    made.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
+    made.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out images whose path matches, e.g. '*/ground_truth/*' or '*_mask.png'; may be repeated",
+    )
+    made.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    made.add_argument("--fresh", action="store_true", help="start over, whatever is in DIR from an earlier run")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return 0, also if some files could not be read: they have a row with their error."""
+    args = parser().parse_intermixed_args(arguments)
+    console = Console(stderr=True)
+    total = sum(1 for _ in images(args.paths, args.exclude))
+    if not total:
+        raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
+    scale = read_scale(args.scale)
+    if args.overlay_size < 1:
+        raise ValueError(f"--overlay-size must be at least 1 pixel, got {args.overlay_size}.")
+    model = load_model(
+        args.method, args.backbone, args.checkpoint, args.device, args.batch_size, **read_options(args.option)
+    )
+    if model.method.clip.name == MINI:
+        console.print(
+            "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
+            "Take --backbone published for real work.[/yellow]"
+        )
+    summary = Summary()
+    with RowWriter(args.out, _settings(args, model), args.batch_size, args.fresh) as writer, _progress(console) as bar:
+        task = bar.add_task("scoring", total=total, completed=len(writer))
+        todo = (path for path in images(args.paths, args.exclude) if not writer.has(path))
+        side = args.overlay_size
+        for batch in model.batches(
+            todo, args.class_name, threshold=args.threshold, size=side, strict=args.strict, num_workers=args.num_workers
+        ):
+            if not args.no_overlays:
+                _save_overlays(batch, args.out, scale)
+            writer.write(map(Row.of, batch))
+            summary.add(batch)
+            bar.advance(task, len(batch))
+        _report(console, writer, model, summary, scale if not args.no_overlays else "image")
+    return 0
+
+
+class Summary:
+    """The range of the maps of this run."""
+
+    def __init__(self) -> None:
+        self.low, self.high = float("inf"), float("-inf")
+
+    def add(self, batch: Sequence[Result]) -> None:
+        """Take the results of a batch into account."""
+        for result in batch:
+            if result.error is None:
+                self.low = min(self.low, float(result.anomaly_map.min()))
+                self.high = max(self.high, float(result.anomaly_map.max()))
+
+
+def images(paths: Sequence[str], exclude: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the path of every image once, in the same order every time; none that matches a pattern in ``exclude``."""
+    for path in map(str, list_images(outermost(paths))):
+        if not any(fnmatch(path, pattern) for pattern in exclude):
+            yield path
+
+
+def outermost(paths: Sequence[str]) -> list[Path]:
+    """Return the paths without repetitions and without those inside another one, so that no image is met twice."""
+    whole = {os.path.realpath(path): Path(path) for path in reversed(paths)}
+    inner = {path for path in whole if any(str(above) in whole for above in Path(path).parents)}
+    return [path for real, path in reversed(whole.items()) if real not in inner]
+
+
+def read_scale(text: str) -> Scale:
+    """Return what ``--scale`` means.
+
+    Raises:
+        ValueError: It is neither two numbers in ascending order nor one of the words.
+    """
+    if text == "fixed":
+        return None
+    if text == "image":
+        return "image"
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise ValueError(f"--scale must be 'fixed', 'image' or LOW,HIGH with LOW < HIGH, got '{text}'.")
+    return low, high
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` arguments as a dictionary, values read as YAML.
+
+    Raises:
+        ValueError: There is no name or no equals sign.
+    """
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name.isidentifier() or not equals:
+            raise ValueError(f"--option must be NAME=VALUE, got '{pair}'.")
+        options[name] = yaml.safe_load(value)
+    return options
+
+
+def overlay_path(folder: Path, image_path: str) -> Path:
+    """Return where the heat map of an image goes: its name, with a digest of its path, in one of 256 folders."""
+    digest = hashlib.blake2b(os.fsencode(image_path), digest_size=6).hexdigest()
+    stem = Path(image_path).stem.encode("utf-8", "replace").decode("utf-8")[:80]
+    return folder / "overlays" / digest[:2] / f"{stem}-{digest}.jpg"
+
+
+def _save_overlays(batch: Sequence[Result], folder: Path, scale: Scale) -> None:
+    for result in batch:
+        if result.error is None:
+            result.save(overlay_path(folder, str(result.image_path)), scale)
+
+
+def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
+    """Return what rows and heat maps depend on; the paths are left out, so that a folder may grow."""
+    checkpoint = None if args.checkpoint is None else hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()
+    return {
+        "zsad": __version__,
+        "method": type(model.method).__name__,
+        "backbone": model.method.clip.name,
+        "checkpoint_sha256": checkpoint,
+        "options": read_options(args.option),
+        "class_name": args.class_name,
+        "threshold": args.threshold,
+        "overlays": None if args.no_overlays else {"scale": args.scale, "size": args.overlay_size},
+    }
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console, disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+
+
+def _report(console: Console, writer: RowWriter, model: Predictor, summary: Summary, scale: Scale) -> None:
+    scored = failed = 0
+    worst: list[tuple[float, str]] = []
+    for row in writer.rows():
+        failed += row.error is not None
+        scored += row.error is None
+        if row.score is not None:
+            (heapq.heappush if len(worst) < _WORST else heapq.heappushpop)(worst, (row.score, row.path))
+    table = Table("score", "image", title=f"highest scores of {scored}", title_justify="left")
+    for score, path in sorted(worst, reverse=True):
+        table.add_row(f"{score:.5g}", escape(path))
+    console.print(table)
+    if failed:
+        console.print(f"[red]{failed} file(s) could not be read[/red]: see the column 'error'.")
+    limits = model.map_range
+    if scale is None and limits and summary.high - summary.low < _NARROW * (limits[1] - limits[0]):
+        console.print(
+            f"All maps lie in {summary.low:.4f} to {summary.high:.4f}, a small part of the fixed scale "
+            f"{limits[0]:g} to {limits[1]:g}: --scale {summary.low:.4f},{summary.high:.4f} --fresh would show more."
+        )
+    Console().print(f"{scored + failed} rows in {writer.csv} and {writer.jsonl.name}", highlight=False, soft_wrap=True)

@@ -1,0 +1,134 @@
+"""``zsad fit|validate|test|predict``: Lightning's command line for every method and data set, by short names."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
+
+from zsad.datamodules import DATAMODULES, BenchmarkDataModule
+from zsad.methods import METHODS, Method
+from zsad.methods.trained import TrainedMethod
+from zsad.types import Batch, Prediction
+
+
+class MapWriter(BasePredictionWriter):
+    """Write a JSON line and the raw map (.npy, at the model's size) of each image while predicting.
+
+    Args:
+        folder: Made if it does not exist; an earlier ``predictions.jsonl`` in it is replaced.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(write_interval="batch")
+        self.folder = Path(folder)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a new file; each process of a distributed run has its own."""
+        (self.folder / "maps").mkdir(parents=True, exist_ok=True)
+        rank = "" if trainer.world_size == 1 else f"-{trainer.global_rank}"
+        self._rows = self.folder / f"predictions{rank}.jsonl"
+        self._rows.write_text("", encoding="utf-8")
+        self._rank, self._written = rank, 0
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Prediction,
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the rows and maps of a batch."""
+        with self._rows.open("a", encoding="utf-8") as file:
+            for number, (path, name) in enumerate(zip(batch["image_path"], batch["class_name"], strict=True)):
+                map_file = f"maps/{self._written:06d}{self._rank}.npy"
+                np.save(self.folder / map_file, prediction.anomaly_map[number].float().cpu().numpy())
+                row = {"path": path, "class_name": name, "score": float(prediction.pred_score[number]), "map": map_file}
+                file.write(json.dumps(row) + "\n")
+                self._written += 1
+
+
+class ZsadCLI(LightningCLI):
+    """Lightning's command line with our defaults; methods and data sets go by class or registry name."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--out`` for the files that ``predict`` writes."""
+        parser.add_argument("--out", type=str, default="zsad-predictions", help="folder that predict writes to")
+
+    def before_instantiate_classes(self) -> None:
+        """Keep no predictions in memory: they go to files."""
+        if self.subcommand == "predict":
+            self.config.predict.return_predictions = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the trainer: it trains for the published epochs unless told otherwise, and writes what it predicts."""
+        given = self.config[self.subcommand].trainer
+        untold = all(given.get(name) in (None, -1) for name in ("max_epochs", "max_steps", "max_time"))
+        if self.subcommand == "fit" and untold and isinstance(self.model, TrainedMethod):
+            kwargs["max_epochs"] = self.model.published_epochs
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict":
+            trainer.callbacks.append(MapWriter(self.config.predict.out))  # type: ignore[attr-defined]
+        return trainer
+
+    def _table(self) -> None:
+        if self.trainer.is_global_zero:
+            Console().print(self.model.evaluator.compute().table())
+
+    def after_test(self) -> None:
+        """Print the metrics as a table, per class and mean."""
+        self._table()
+
+    def after_validate(self) -> None:
+        """Print the metrics as a table, per class and mean."""
+        self._table()
+
+
+def class_names(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with registry names after ``--model`` and ``--data`` replaced by class names."""
+    registries = {"--model": METHODS, "--data": DATAMODULES}
+    result: list[str] = []
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if equals and flag in registries:
+            argument = f"{flag}={_class_name(registries[flag], value)}"
+        elif number and arguments[number - 1] in registries:
+            argument = _class_name(registries[arguments[number - 1]], argument)
+        result.append(argument)
+    return result
+
+
+def _class_name(registry: Any, name: str) -> str:
+    key = name.lower()
+    return registry[key].__name__ if key in registry else name
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run Lightning's command line; ``arguments`` begin with the subcommand."""
+    # only a training run has something to keep in a log folder
+    fitting = arguments[0] == "fit"
+    quiet = {} if fitting else {"logger": False, "enable_checkpointing": False}
+    # it is meant to be called like this: another part of the program has read the command's name already
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    ZsadCLI(
+        Method,
+        BenchmarkDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        trainer_defaults=quiet,
+        save_config_callback=SaveConfigCallback if fitting else None,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        args=class_names(arguments),
+    )
+    return 0

@@ -1,0 +1,164 @@
+"""The whole way on the generated benchmark: run, kill, resume, check, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zsad.benchmark.check import main as check
+from zsad.benchmark.command import main
+from zsad.benchmark.report import disagreement
+from zsad.benchmark.report import main as report
+
+DATA = "Synthetic:images=40,classes=[gear,cork],train_images=8"
+COMMON = ["--data", DATA, "--backbone", "zsad-mini", "--device", "cpu", "--mode", "exact"]
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """Cell -> metrics."""
+    return {
+        str(path.relative_to(folder)): json.loads(path.read_text(encoding="utf-8")).get("metrics")
+        for path in folder.glob("cells/*/*/*.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods on two classes."""
+    folder = tmp_path_factory.mktemp("results")
+    assert main([*COMMON, "--methods", "clip", "maskclip", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_cell_says_all_it_came_from(results: Path) -> None:
+    cell = json.loads((results / "cells/clip/synthetic/gear-s0.json").read_text(encoding="utf-8"))
+    assert {
+        "metrics",
+        "bounds",
+        "counts",
+        "images",
+        "protocol",
+        "hyper_parameters",
+        "versions",
+        "git",
+        "wall_s",
+        "device",
+    } <= set(cell)
+    assert cell["backbone"]["name"] == "zsad-mini"
+    assert len(cell["backbone"]["sha256"]) == 64
+    assert sum(cell["counts"]) == len(cell["images"])
+    assert 0 <= cell["metrics"]["image_auroc"] <= 1
+    assert len(list((results / "pictures").glob("clip/synthetic/gear-s0-*.jpg"))) == 3
+
+
+def test_starting_again_computes_nothing(results: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in results.glob("cells/*/*/*.json")}
+    assert main([*COMMON, "--methods", "clip", "maskclip", "--out", str(results)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in results.glob("cells/*/*/*.json")} == before
+
+
+def test_killed_and_started_again_gives_the_same_numbers(results: Path, tmp_path: Path) -> None:
+    arguments = [*COMMON, "--methods", "clip", "maskclip", "--out", str(tmp_path)]
+    code = "import sys; from zsad.benchmark.command import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("cells/*/*/*.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert metrics(tmp_path), "nothing was written before the kill"
+    assert main(arguments) == 0
+    assert metrics(tmp_path) == metrics(results)
+
+
+def test_a_failing_cell_becomes_a_row_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # without auxiliary data a trained method cannot be trained
+    assert main([*COMMON, "--methods", "coop", "clip", "--out", str(tmp_path)]) == 1
+    cells = {name: value for name, value in metrics(tmp_path).items()}
+    assert sum(value is None for value in cells.values()) == 2
+    broken = json.loads((tmp_path / "cells/coop/synthetic/gear-s0.json").read_text(encoding="utf-8"))
+    assert "needs auxiliary data" in broken["error"]
+    assert "Traceback" in broken["trace"]
+    assert report([str(tmp_path)]) == 0
+    assert "TrainingDataError" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_trained_method_is_trained_once_and_says_on_what(tmp_path: Path) -> None:
+    arguments = [*COMMON, "--methods", "coop", "--train", DATA, "--epochs", "1", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    weights = list((tmp_path / "weights").glob("*.safetensors"))
+    assert len(weights) == 1
+    cell = json.loads((tmp_path / "cells/coop/synthetic/cork-s0.json").read_text(encoding="utf-8"))
+    assert cell["trained"]["file"] == weights[0].name
+    assert cell["trained"]["on"]["name"] == "synthetic"
+    assert cell["trained"]["on"]["epochs"] == 1
+
+
+def test_check_finds_the_same_numbers_and_a_changed_one(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = results / "cells/clip/synthetic/gear-s0.json"
+    assert check([str(path), "--device", "cpu"]) == 0
+    kept = path.read_text(encoding="utf-8")
+    changed = json.loads(kept)
+    changed["metrics"]["pixel_auroc"] += 0.01
+    path.write_text(json.dumps(changed), encoding="utf-8")
+    try:
+        assert check([str(path), "--device", "cpu"]) == 1
+        assert "different numbers" in capsys.readouterr().out
+    finally:
+        path.write_text(kept, encoding="utf-8")
+
+
+def test_check_refuses_what_is_no_cell(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No file"):
+        check([str(tmp_path / "x.json")])
+    (tmp_path / "x.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no result"):
+        check([str(tmp_path / "x.json")])
+
+
+def test_report_in_all_formats(results: Path, tmp_path: Path) -> None:
+    assert report([str(results), "--out", str(tmp_path), "--resamples", "50"]) == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    mean = 100 * sum(value["pixel_auroc"] for name, value in metrics(results).items() if "/maskclip/" in name) / 2
+    row = next(line for line in text.splitlines() if line.startswith("| maskclip"))
+    assert f" {mean:.1f} " in row
+    assert "they say nothing about real images" in text
+    assert "image_auroc" in (tmp_path / "report.csv").read_text(encoding="utf-8")
+    assert r"\begin{tabular}" in (tmp_path / "report.tex").read_text(encoding="utf-8")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in html
+    assert "data:image/jpeg;base64" in html
+    assert "http://" not in html
+    assert "https://" not in html
+
+
+def test_report_checks_a_committed_page(results: Path, tmp_path: Path) -> None:
+    report([str(results), "--out", str(tmp_path), "--resamples", "20"])
+    page = tmp_path / "report.md"
+    assert report([str(results), "--check", str(page)]) == 0
+    lines = page.read_text(encoding="utf-8")
+    row = next(line for line in lines.splitlines() if line.startswith("| clip"))
+    number = row.split("|")[2].strip()
+    page.write_text(lines.replace(number, f"{float(number) + 2:.1f}", 1), encoding="utf-8")
+    assert report([str(results), "--check", str(page)]) == 1
+
+
+def test_pages_are_compared_by_their_numbers() -> None:
+    assert disagreement("| a | 1.0 |", "| a | 1.4 |", 0.5) is None
+    assert "1.0 against 1.6" in (disagreement("| a | 1.0 |", "| a | 1.6 |", 0.5) or "")
+    assert "line 1" in (disagreement("| a | 1.0 |", "| b | 1.0 |", 0.5) or "")
+    assert "lines" in (disagreement("a", "a\nb", 0.5) or "")
+
+
+def test_report_without_results(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No results below"):
+        report([str(tmp_path)])

@@ -1,0 +1,94 @@
+"""Means, comparison and the published list, against numbers worked out apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from zsad.benchmark.published import lookup, published
+from zsad.benchmark.results import compare, summarise
+
+
+def cell(
+    method: str, class_name: str, seed: int, value: float | None, images: list[Any] | None = None
+) -> dict[str, Any]:
+    """A cell of the shape that the runner writes."""
+    return {
+        "method": {"label": method, "name": "clip"},
+        "data": {"label": "d"},
+        "class": class_name,
+        "seed": seed,
+        "metrics": {"image_auroc": value},
+        "bounds": {},
+        "images": images or [],
+        "images_per_s": 2.0,
+        "peak_memory_mb": 10.0,
+        "backbone": {"name": "b"},
+        "trained": None,
+    }
+
+
+def test_mean_over_classes_then_seeds() -> None:
+    cells = [cell("m", "a", 0, 0.5), cell("m", "b", 0, 0.7), cell("m", "a", 1, 0.9), cell("m", "b", 1, None)]
+    one = summarise(cells)[0]
+    assert one.values["image_auroc"] == pytest.approx([0.6, 0.9])
+    assert one.mean("image_auroc") == pytest.approx(0.75)
+    assert one.std("image_auroc") == pytest.approx(np.std([0.6, 0.9], ddof=1))
+    assert one.per_class == {"a": {"image_auroc": pytest.approx(0.7)}, "b": {"image_auroc": pytest.approx(0.7)}}
+
+
+def test_paired_comparison() -> None:
+    rng = np.random.RandomState(0)
+    labels = rng.randint(0, 2, 60)
+    good, bad = labels + 0.3 * rng.randn(60), labels + 3 * rng.randn(60)
+    cells = [
+        cell(name, "a", 0, 0.5, [[str(i), int(labels[i]), float(scores[i])] for i in range(60)])
+        for name, scores in (("good", good), ("bad", bad), ("same", good + 1))
+    ]
+    found = compare(cells, "d", "good", "bad", 200)
+    assert found.difference == pytest.approx(roc_auc_score(labels, good) - roc_auc_score(labels, bad), abs=1e-12)
+    assert found.low < found.difference < found.high
+    assert found.clear
+    same = compare(cells, "d", "good", "same", 50)
+    assert (same.low, same.difference, same.high) == (0, 0, 0)
+    assert not same.clear
+    with pytest.raises(ValueError, match="have no class of d in common"):
+        compare(cells, "d", "good", "absent")
+
+
+def test_every_published_number_has_its_place() -> None:
+    for one in published():
+        assert one.paper
+        assert one.table
+        assert one.kind in ("paper", "log", "rerun")
+        assert one.metric
+        if one.metric.startswith(("image_a", "pixel", "aupro")) and one.metric != "images_per_second":
+            assert 0 <= one.value <= 100
+    assert len(published()) > 1500
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "metric", "value", "table"),
+    [
+        # spot values read off the papers' tables by hand
+        ("mvtec_ad", "anomalyclip", "pixel_auroc", 91.1, "1"),
+        ("visa", "anomalyclip", "aupro_200step", 87.0, "1"),
+        ("covid19", "anomalyclip", "image_ap", 58.7, "2"),
+        ("tn3k", "anomalyclip", "pixel_auroc", 81.5, "2"),
+        ("mvtec_ad", "anovl", "pixel_auroc", 86.6, "1"),
+        ("visa", "alfa", "image_auroc", 81.2, "1"),
+        ("mvtec_ad", "alfa", "pixel_f1max", 36.6, "1"),
+    ],
+)
+def test_spot_values(data: str, method: str, metric: str, value: float, table: str) -> None:
+    found = lookup(data, method, metric)
+    assert (found[0].value, found[0].table) == (value, table)
+
+
+def test_own_paper_comes_first_and_details_stay_out() -> None:
+    assert lookup("mvtec_ad", "winclip", "image_auroc")[-1].copied
+    assert {one.value for one in lookup("mvtec_ad", "aaclip", "pixel_auroc", ("log", "rerun"))} == {91.88, 91.4}
+    assert all(not one.detail for one in lookup("visa", "anomalyclip", "pixel_auroc"))

@@ -1,0 +1,33 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from zsad.data.command import main
+
+
+def test_all_five(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        path = tmp_path / "x" / ("good", "bad")[i] / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(path)
+    assert main(["list", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) > 20
+    assert main(["check", "folder", "--root", str(tmp_path / "x"), "--option", "class_name=screw", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == {"screw": {"normal": 1, "anomalous": 1}}
+    assert main(["check", "mpdd", "--root", str(tmp_path / "x")]) == 1
+    assert main(["download", "endo", "--root", str(tmp_path)]) == 1
+    assert (
+        main(["export", "folder", "--root", str(tmp_path / "x"), "--out", str(tmp_path / "list.csv"), "--kind", "csv"])
+        == 0
+    )
+    assert (tmp_path / "list.csv").read_text().splitlines()[1] == "x/good/1.png,0,,object,good,test"
+    assert main(["prepare", "sdd", "--root", str(tmp_path / "x"), "--out", str(tmp_path / "y")]) == 2
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["chek"])
+    assert stopped.value.code == 2
+    assert "check" in capsys.readouterr().err

@@ -1,0 +1,269 @@
+import hashlib
+import io
+import json
+import re
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zsad.data import DownloadError, UnsafeArchiveError, data_download, extract, fetch
+from zsad.datamodules import facts as facts_module
+from zsad.datamodules.facts import Download, all_facts
+
+DATA = bytes(range(256)) * 400
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """A server on loopback that can misbehave."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"/data.bin": DATA}
+        self.ranges: list[str | None] = []
+        self.cut_after: list[int] = []  # bytes after which each next answer breaks off
+        self.resumable = True
+
+    def url(self, path: str = "/data.bin") -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        content = self.server.files.get(self.path)
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        if content is None:
+            self.send_error(404)
+            return
+        start = int(re.sub(r"\D", "", asked)) if asked and self.server.resumable else 0
+        if start and start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        self.wfile.write(body[: self.server.cut_after.pop(0)] if self.server.cut_after else body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_fetch(server: Server, tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    path = fetch(server.url(), tmp_path / "new" / "data.bin", SHA256, lambda done, total: told.append((done, total)))
+    assert path.read_bytes() == DATA
+    assert told[-1] == (len(DATA), len(DATA))
+    assert [one.name for one in path.parent.iterdir()] == ["data.bin"]
+    fetch(server.url(), path, SHA256)
+    assert len(server.ranges) == 1  # it is there already
+
+
+def test_a_broken_connection_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.cut_after = [1000, 5000]
+    path = fetch(server.url(), tmp_path / "data.bin", SHA256, pause=0)
+    assert path.read_bytes() == DATA
+    assert server.ranges == [None, "bytes=1000-", "bytes=6000-"]
+
+
+def test_an_interrupted_download_is_kept_and_resumed_later(server: Server, tmp_path: Path) -> None:
+    server.cut_after = [1000]
+    with pytest.raises(DownloadError, match=r"after 1 attempts: .*1000 of 102400 .*1000 bytes are kept in .*\.part"):
+        fetch(server.url(), tmp_path / "data.bin", SHA256, tries=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.bin.part"]
+    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
+    assert server.ranges[-1] == "bytes=1000-"
+
+
+def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
+    server.resumable = False
+    (tmp_path / "data.bin.part").write_bytes(b"old")
+    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
+
+
+def test_a_part_that_is_complete_or_too_long(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "data.bin.part"
+    part.write_bytes(DATA)
+    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
+    (tmp_path / "data.bin").unlink()
+    part.write_bytes(DATA * 2)
+    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
+
+
+def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=f"has SHA-256 {SHA256}, expected 00"):
+        fetch(server.url(), tmp_path / "data.bin", "00")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreachable(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"gone\.bin': HTTP 404"):
+        fetch(server.url("/gone.bin"), tmp_path / "x", SHA256)
+    with pytest.raises(DownloadError, match=r"after 2 attempts"):
+        fetch("http://127.0.0.1:1/x", tmp_path / "x", SHA256, tries=2, pause=0)
+    with pytest.raises(ValueError, match="Only http and https addresses are fetched, got 'file:"):
+        fetch("file:///etc/hostname", tmp_path / "x", SHA256)
+
+
+def tar(path: Path, entries: dict[str, bytes | None], kind: Any = "", **member: Any) -> Path:
+    mode: Any = f"w:{kind}"
+    with tarfile.open(path, mode) as file:
+        for name, content in entries.items():
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+            info.size = len(content or b"")
+            for key, value in member.items():
+                setattr(info, key, value)
+            file.addfile(info, io.BytesIO(content or b""))
+    return path
+
+
+def zipped(path: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+    return path
+
+
+GOOD = {"top/a.png": b"a", "top/sub/./b.txt": b"bb"}
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "xz", "bz2", "zip"])
+def test_extract(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "archive"
+    folder = zipped(path, GOOD) if kind == "zip" else tar(path, {"top": None, **GOOD}, kind)
+    extract(folder, tmp_path / "out")
+    found = {file.relative_to(tmp_path / "out").as_posix(): file.read_bytes() for file in tmp_path.glob("out/**/*.*")}
+    assert found == {"top/a.png": b"a", "top/sub/b.txt": b"bb"}
+    with pytest.raises(FileExistsError, match="exists already"):
+        extract(path, tmp_path / "out")
+
+
+BAD_NAMES = ["/etc/evil", "../evil", "a/../../evil", "C:/evil", "a\\..\\evil", "C:evil"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_paths_that_leave_the_folder(tmp_path: Path, name: str, kind: str) -> None:
+    entries = {"fine.txt": b"x", name: b"evil"}
+    path = zipped(tmp_path / "x.zip", entries) if kind == "zip" else tar(tmp_path / "x.tar", {**entries})
+    with pytest.raises(UnsafeArchiveError, match="would be written outside of its folder"):
+        extract(path, tmp_path / "deep" / "out")
+    assert sorted(one.name for one in tmp_path.rglob("*")) == ["deep", path.name]
+
+
+@pytest.mark.parametrize("type_", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar(tmp_path: Path, type_: bytes) -> None:
+    path = tar(tmp_path / "x.tar", {"link": b""}, type=type_, linkname="/etc/passwd")
+    with pytest.raises(UnsafeArchiveError, match="'link', which is a link or a device"):
+        extract(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_in_a_zip(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr(info, "/etc/passwd")
+    with pytest.raises(UnsafeArchiveError, match="'link', which is a link or a device"):
+        extract(tmp_path / "x.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["zip", "xz"])
+def test_bombs_and_doubles(tmp_path: Path, kind: str) -> None:
+    entries = {"zeros": bytes(10**7)}
+    path = zipped(tmp_path / "x", entries) if kind == "zip" else tar(tmp_path / "x", {**entries}, kind)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(UnsafeArchiveError, match="unpacks to more than 1000000 bytes, at 'zeros'"):
+        extract(path, tmp_path / "out", 1e6)
+    double = tar(tmp_path / "y.tar", {"a": b"1", "./a": b"2"})
+    with pytest.raises(UnsafeArchiveError, match=r"holds '\./a' twice"):
+        extract(double, tmp_path / "out")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["x", "y.tar"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "text", "empty"])
+@pytest.mark.parametrize("kind", ["gz", "zip"])
+def test_damaged_archives_leave_nothing(tmp_path: Path, harm: str, kind: str) -> None:
+    entries = {f"{i}.bin": DATA[i:] for i in range(9)}
+    path = zipped(tmp_path / "x", entries) if kind == "zip" else tar(tmp_path / "x", {**entries}, kind)
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "text": b"<html>", "empty": b""}[harm])
+    with pytest.raises(DownloadError, match="is damaged, or neither a tar nor a zip archive"):
+        extract(path, tmp_path / "out")
+    assert [one.name for one in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_partial_folder_of_an_earlier_attempt_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "stale.png").touch()
+    extract(tar(tmp_path / "x.tar", {**GOOD}), tmp_path / "out")
+    assert not list(tmp_path.rglob("stale.png"))
+
+
+def test_the_command(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tar(tmp_path / "visa.tar", {"VisA/split_csv/1cls.csv": b"object,split,label,image,mask\n"})
+    server.files["/visa.tar"] = archive.read_bytes()
+    link = Download(server.url("/visa.tar"), hashlib.sha256(archive.read_bytes()).hexdigest(), 1.0)
+    changed = dict(all_facts())
+    object.__setattr__(changed["visa"], "download", link)
+    try:
+        assert data_download("visa", tmp_path / "sets", as_json=True) == 0
+        assert json.loads(capsys.readouterr().out)["status"] == "done"
+        assert (tmp_path / "sets/visa/VisA/split_csv/1cls.csv").is_file()
+        assert [one.name for one in (tmp_path / "sets").iterdir()] == ["visa"]  # the archive is deleted
+        assert data_download("visa", tmp_path / "sets") == 0
+        assert len(server.ranges) == 1
+        assert data_download("visa", tmp_path / "other", archive=archive, as_json=True) == 0
+        archive.write_bytes(b"other")
+        capsys.readouterr()
+        assert data_download("visa", tmp_path / "third", archive=archive, as_json=True) == 2
+        assert "expected" in json.loads(capsys.readouterr().out)["error"]
+    finally:
+        facts_module.all_facts.cache_clear()
+
+
+def test_instructions_where_there_is_no_direct_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data_download("mvtec_ad", tmp_path) == 1
+    out = capsys.readouterr().out
+    for words in ("asks for name and e-mail", "CC BY-NC-SA", "cf4313b1", "https://www.mvtec.com"):
+        assert words in out
+    assert list(tmp_path.iterdir()) == []
+    assert data_download("mvtek", tmp_path) == 2
+    assert "Unknown data set 'mvtek'" in capsys.readouterr().err
+    assert data_download("visa", tmp_path, archive=tmp_path / "gone.tar") == 2
+    assert "No archive" in capsys.readouterr().err
+
+
+def test_links_of_the_facts_are_official_and_have_checksums() -> None:
+    for facts in all_facts().values():
+        if facts.download is not None:
+            assert re.fullmatch(r"https?://\S+\.(tar|zip|tar\.xz)", facts.download.url)
+            assert re.fullmatch(r"[0-9a-f]{64}", facts.download.sha256)

@@ -1,0 +1,121 @@
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from zsad import demo
+from zsad.clip import load_clip
+from zsad.methods import METHODS, Method
+from zsad.predict import load_model
+from zsad.synthetic import HELD_OUT_CLASSES, SyntheticSample, split_samples
+
+IMAGES = 40  # two normal and two defective pictures of each class
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[SyntheticSample]:
+    return split_samples("held-out both", IMAGES, 0)
+
+
+@pytest.fixture(scope="module")
+def outcomes(samples: list[SyntheticSample]) -> dict[str, demo.Outcome]:
+    clip = load_clip("zsad-mini")
+    return demo.run({name: METHODS[name](backbone=clip) for name in ("clip", "maskclip")}, samples)
+
+
+def test_metrics_are_those_of_scikit_learn(samples: list[SyntheticSample], outcomes: dict[str, demo.Outcome]) -> None:
+    for name, outcome in outcomes.items():
+        expected = []
+        for class_name in HELD_OUT_CLASSES:
+            members = [number for number, sample in enumerate(samples) if sample.class_name == class_name]
+            masks = np.stack([samples[number].mask for number in members])
+            pixel = roc_auc_score(masks.ravel(), outcome.maps[members].ravel())
+            assert outcome.metrics.per_class[class_name]["pixel_auroc"] == pytest.approx(pixel, abs=1e-6), name
+            labels = [bool(samples[number].defect) for number in members]
+            expected.append(roc_auc_score(labels, outcome.scores[members]))
+        assert outcome.metrics.mean["image_auroc"] == pytest.approx(np.mean(expected), abs=1e-6), name
+
+
+def test_methods_see_what_the_predictor_sees(samples: list[SyntheticSample], outcomes: dict[str, demo.Outcome]) -> None:
+    model = load_model("maskclip", device="cpu")
+    for number in (0, 13, 39):
+        result = model.predict(samples[number].image, samples[number].class_name)
+        assert outcomes["maskclip"].scores[number] == pytest.approx(result.pred_score, abs=1e-5)
+        np.testing.assert_allclose(outcomes["maskclip"].maps[number], result.anomaly_map, atol=1e-5)
+
+
+def test_trivial_rows_come_last_and_a_prior_has_no_image_metrics(outcomes: dict[str, demo.Outcome]) -> None:
+    rows = demo.mean_rows(outcomes)
+    assert [row[0] for row in rows] == ["clip", "maskclip", "centre prior", "colour outlier"]
+    assert rows[2][1:4] == [None, None, None]
+    assert all(isinstance(cell, float) for cell in rows[3][1:])
+    classes = demo.class_rows(outcomes, "pixel_auroc")
+    assert [row[0] for row in classes] == [*sorted(HELD_OUT_CLASSES), "mean"]
+    per_class = np.array([row[1:] for row in classes[:-1]], dtype=float)
+    np.testing.assert_allclose(per_class.mean(0), np.array(classes[-1][1:], dtype=float))
+
+
+def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, demo.Outcome]) -> None:
+    prior, outlier = outcomes["centre prior"], outcomes["colour outlier"]
+    clip = outcomes["clip"]
+    # a detector that takes the defects for normal is worse than chance
+    upside_down = demo._evaluate(
+        split_samples("held-out both", 20, 0), lambda part: [-x for x in demo._colour_outlier(part)]
+    )
+    sentence = demo.below_trivial({"wrong": upside_down, "centre prior": prior, "colour outlier": outlier})
+    assert re.fullmatch(
+        r"Not better here than a score without any model, image AUROC [\d.]+: wrong \([\d.]+\); "
+        r"pixel AUROC [\d.]+: wrong \([\d.]+\)\.",
+        sentence,
+    )
+    values = {name: one.metrics.mean["pixel_auroc"] for name, one in outcomes.items()}
+    assert values["clip"] > max(values["centre prior"], values["colour outlier"])
+    assert "clip (" not in demo.below_trivial({"clip": clip, **outcomes}).partition("pixel AUROC")[2]
+
+
+def test_training_free_means_without_a_loss() -> None:
+    assert set(demo.training_free()) == {name for name, kind in METHODS.items() if kind.loss is Method.loss}
+    assert {"clip", "clipac", "maskclip", "anovl"} <= set(demo.training_free())
+    assert "anomalyclip" not in demo.training_free()
+
+
+def test_shown_pictures_are_the_first_of_their_kind(samples: list[SyntheticSample]) -> None:
+    chosen = demo.chosen(samples)
+    assert [bool(samples[number].defect) for number in chosen] == [True] * 10 + [False] * 4
+    assert {samples[number].class_name for number in chosen[:10]} == set(HELD_OUT_CLASSES)
+    assert chosen[10:] == [0, 1, 2, 3]
+
+
+def test_the_command_writes_page_table_and_heat_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["--images", "20", "--out", str(tmp_path), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "synthetic, mini CLIP" in shown
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "synthetic, mini CLIP" in html
+    assert not re.search(r"https?://", html)
+    rows = [kind.__name__ for kind in demo.training_free().values()]
+    for name in (*rows, "centre prior", "colour outlier", *HELD_OUT_CLASSES):
+        assert name in html
+    heat_maps = tmp_path / "heatmaps"
+    assert sorted(path.name for path in heat_maps.iterdir()) == sorted(["image", "colour_outlier", *rows])
+    for folder in heat_maps.iterdir():
+        assert len(list(folder.glob("*.png"))) == 14
+    assert Image.open(next((heat_maps / "AnoVL").glob("*.png"))).size == (192, 192)
+    assert html.count("<img ") == 14 * (len(rows) + 2)
+
+
+def test_training_lowers_the_loss_and_leaves_a_usable_file(tmp_path: Path) -> None:
+    text = io.StringIO()
+    clip = load_clip("zsad-mini")
+    model = demo.train(clip, tmp_path, 0, Console(file=text, width=300), images=52, epochs=2)
+    assert "2 epochs over 52 pictures" in text.getvalue()
+    assert "No gain is expected here" in text.getvalue()
+    picture = split_samples("held-out both", 1)[0]
+    again = load_model("anomalyclip", clip, tmp_path / "anomalyclip.safetensors", device="cpu")
+    score, _ = demo._method(model.eval(), [picture])
+    assert again.predict(picture.image, picture.class_name).pred_score == pytest.approx(score.item(), abs=1e-5)

@@ -1,0 +1,57 @@
+"""The command for maps from elsewhere, against scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from zsad.cli import main
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
+    """Four maps and masks of 12 x 10 pixels."""
+    rng = np.random.RandomState(0)
+    maps = rng.rand(4, 12, 10).astype(np.float32)
+    masks = np.zeros((4, 12, 10), dtype=np.uint8)
+    masks[1, 2:5, 3:8] = masks[3, 6:9, 1:4] = 255
+    maps += 0.3 * (masks > 0)
+    for number in range(4):
+        for folder in ("maps", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        np.save(tmp_path / "maps" / f"{number}.npy", maps[number])
+        Image.fromarray(masks[number]).save(tmp_path / "masks" / f"{number}.png")
+    return tmp_path / "maps", tmp_path / "masks", maps, masks
+
+
+def test_values_equal_scikit_learns(
+    folders: tuple[Path, Path, np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps_dir, masks_dir, maps, masks = folders
+    assert main(["evaluate", "--maps", str(maps_dir), "--masks", str(masks_dir), "--mode", "exact", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)["mean"]
+    labels = masks.reshape(-1) > 0
+    assert found["pixel_auroc"] == pytest.approx(roc_auc_score(labels, maps.reshape(-1)), abs=1e-9)
+    assert found["pixel_ap"] == pytest.approx(average_precision_score(labels, maps.reshape(-1)), abs=1e-9)
+    expected = roc_auc_score([0, 1, 0, 1], maps.reshape(4, -1).max(1))
+    assert found["image_auroc"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_table_and_file(folders: tuple[Path, Path, np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
+    maps_dir, masks_dir, *_ = folders
+    target = maps_dir.parent / "result.json"
+    assert main(["evaluate", "--maps", str(maps_dir), "--masks", str(masks_dir), "--json", str(target)]) == 0
+    assert "exact to" in capsys.readouterr().out
+    assert "aupro" in json.loads(target.read_text(encoding="utf-8"))["mean"]
+
+
+def test_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--maps", str(tmp_path / "none"), "--masks", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("zsad: error:")
+    assert len(error.strip().splitlines()) == 1

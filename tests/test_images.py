@@ -1,0 +1,306 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from torchvision import transforms
+
+from zsad.images import (
+    ImageError,
+    image_size,
+    list_images,
+    load_mask,
+    load_rgb,
+    mask_levels,
+    mask_to_tensor,
+    resized,
+    to_tensor,
+)
+from zsad.types import ImageProtocol
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (12, 17), dtype=np.uint8)
+
+
+def pixels(path: Path) -> np.ndarray:
+    image = load_rgb(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def repeated(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def test_rgb_and_grey_keep_their_values(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    Image.fromarray(GREY).save(tmp_path / "b.bmp")
+    assert np.array_equal(pixels(tmp_path / "a.png"), RGB)
+    assert np.array_equal(pixels(tmp_path / "b.bmp"), repeated(GREY))
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    Image.fromarray(GREY > 127).save(tmp_path / "a.png")
+    assert np.array_equal(pixels(tmp_path / "a.png"), repeated((GREY > 127) * np.uint8(255)))
+
+
+def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
+    alpha = RNG.integers(0, 256, (12, 17, 1), dtype=np.uint8)
+    Image.fromarray(np.concatenate([RGB, alpha], -1)).save(tmp_path / "a.png")
+    Image.fromarray(np.concatenate([GREY[..., None], alpha], -1), mode="LA").save(tmp_path / "b.png")
+    assert np.array_equal(pixels(tmp_path / "a.png"), RGB)
+    assert np.array_equal(pixels(tmp_path / "b.png"), repeated(GREY))
+
+
+@pytest.mark.parametrize("transparency", [None, 1, b"\x00\x80\xff"])
+def test_palette_is_looked_up(tmp_path: Path, transparency: int | bytes | None) -> None:
+    image = Image.fromarray(GREY % 3, mode="P")
+    image.putpalette([10, 20, 30, 200, 100, 0, 0, 0, 255])
+    options: dict[str, Any] = {} if transparency is None else {"transparency": transparency}
+    image.save(tmp_path / "a.png", **options)
+    table = np.array([[10, 20, 30], [200, 100, 0], [0, 0, 255]], np.uint8)
+    assert np.array_equal(pixels(tmp_path / "a.png"), table[GREY % 3])
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=95)
+    Image.new("CMYK", (8, 8), (0, 0, 0, 255)).save(tmp_path / "black.tif")
+    assert np.allclose(pixels(tmp_path / "red.jpg"), [255, 0, 0], atol=6)
+    assert np.array_equal(pixels(tmp_path / "black.tif"), np.zeros((8, 8, 3)))
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "pgm"])
+def test_16_bit_is_scaled_not_clipped(tmp_path: Path, extension: str) -> None:
+    values = np.array([[0, 1000, 40000, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{extension}")
+    assert pixels(tmp_path / f"a.{extension}")[0, :, 0].tolist() == [0, 4, 156, 255]
+
+
+def test_stated_bit_depth_is_white(tmp_path: Path) -> None:
+    import tifffile
+
+    values = np.array([[0, 2048, 4095]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "max.tif", tiffinfo={281: 4095})
+    assert pixels(tmp_path / "max.tif")[0, :, 0].tolist() == [0, 128, 255]
+    tifffile.imwrite(tmp_path / "rgb16.tif", np.full((4, 4, 3), 40000, np.uint16), photometric="rgb")
+    assert np.abs(pixels(tmp_path / "rgb16.tif").astype(int) - 156).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 250.0], [0, 100, 250]),
+        ([0.0, 1000.0, 40000.0], [0, 4, 156]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([0.0, float("nan"), 1.0], [0, 0, 255]),
+        ([3.0, 3.0, 3.0], [3, 3, 3]),
+    ],
+)
+def test_float_tiff(tmp_path: Path, values: list[float], expected: list[int]) -> None:
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "a.tif")
+    assert pixels(tmp_path / "a.tif")[0, :, 0].tolist() == expected
+
+
+def test_tiff_that_pillow_refuses(tmp_path: Path) -> None:
+    import tifffile
+
+    values = RNG.random((5, 6, 3)).astype(np.float32)
+    values.flat[0] = 1.0
+    for planar in ("contig", "separate"):
+        stored = values if planar == "contig" else np.moveaxis(values, -1, 0)
+        tifffile.imwrite(tmp_path / "a.tiff", stored, photometric="rgb", planarconfig=planar)
+        assert np.array_equal(pixels(tmp_path / "a.tiff"), np.rint(values.astype(np.float64) * 255).astype(np.uint8))
+
+
+def test_32_bit_integers(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1000, 40000, 65535]], np.int32)).save(tmp_path / "a.tif")
+    assert pixels(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 4, 156, 255]
+    Image.fromarray(np.array([[0, 2**30, 2**31 - 1]], np.int32)).save(tmp_path / "b.tif")
+    assert pixels(tmp_path / "b.tif")[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path: Path, orientation: int, extension: str) -> None:
+    stored = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, 1),
+        7: RGB[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(RGB, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, lossless=True)
+    assert np.array_equal(pixels(path), RGB)
+    assert image_size(path) == (12, 17)
+
+
+def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff" + b"\xff" * 9)
+    assert np.array_equal(pixels(tmp_path / "a.png"), RGB)
+
+
+def test_lab_tiff(tmp_path: Path) -> None:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(Image.new("RGB", (4, 4), (120, 100, 90)), *profiles, outputMode="LAB")
+    assert lab is not None
+    lab.save(tmp_path / "a.tif")
+    assert np.allclose(pixels(tmp_path / "a.tif"), [120, 100, 90], atol=2)
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Write one broken file of each kind; return file name -> words of the expected error."""
+    noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not an image")
+    for extension in ("png", "jpg", "tif", "bmp", "webp", "gif"):
+        noise.save(folder / f"whole.{extension}")
+        data = (folder / f"whole.{extension}").read_bytes()
+        (folder / f"half.{extension}").write_bytes(data[: len(data) // 2])
+        (folder / f"whole.{extension}").unlink()
+    header = Image.new("RGB", (8, 8))
+    header.save(folder / "zero.bmp")
+    zero = bytearray((folder / "zero.bmp").read_bytes())
+    zero[18:22] = (0).to_bytes(4, "little")
+    (folder / "zero.bmp").write_bytes(zero)
+    (folder / "folder.png").mkdir()
+    return {"empty.png": "empty", "text.jpg": "not an image"} | {
+        name: "" for name in (*(f"half.{e}" for e in ("png", "jpg", "tif", "bmp", "webp")), "zero.bmp", "folder.png")
+    }
+
+
+def test_broken_files_are_one_error_that_names_the_file(tmp_path: Path) -> None:
+    for name, words in broken_files(tmp_path).items():
+        for read in (load_rgb, load_mask):
+            with pytest.raises(ImageError, match=rf"(?s){name}.*{words}"):
+                read(tmp_path / name)
+    with pytest.raises(ImageError, match=r"gone\.png': no such file"):
+        load_rgb(tmp_path / "gone.png")
+
+
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (300, 300)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 100)
+    with pytest.raises(ImageError, match=r"bomb\.png.*90000 pixels"):
+        load_rgb(tmp_path / "bomb.png")
+
+
+MARKED = RNG.random((20, 30)) > 0.7
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "grey255",
+        "grey1",
+        "indices",
+        "palette",
+        "palette_black",
+        "rgb",
+        "rgba_clear",
+        "la",
+        "one_bit",
+        "16bit",
+        "16bit_1",
+    ],
+)
+def test_every_mask_encoding_gives_the_same_pixels(tmp_path: Path, encoding: str) -> None:
+    one = MARKED.astype(np.uint8)
+    if encoding.startswith("palette"):
+        image = Image.fromarray(one * RNG.integers(1, 3, one.shape, dtype=np.uint8), mode="P")
+        image.putpalette([0] * 9 if encoding == "palette_black" else [0, 0, 0, 85, 85, 85, 255, 255, 255])
+    else:
+        image = {
+            "grey255": lambda: Image.fromarray(one * np.uint8(255)),
+            "grey1": lambda: Image.fromarray(one),
+            "indices": lambda: Image.fromarray(one * RNG.integers(1, 10, one.shape, dtype=np.uint8)),
+            "rgb": lambda: Image.fromarray(np.stack([one * 0, one * 0, one], -1)),
+            "rgba_clear": lambda: Image.fromarray(np.stack([one * 9, one, one, one * 0], -1)),
+            "la": lambda: Image.fromarray(np.stack([one, one * 0 + 255], -1), mode="LA"),
+            "one_bit": lambda: Image.fromarray(MARKED),
+            "16bit": lambda: Image.fromarray(one.astype(np.uint16) * np.uint16(65535)),
+            "16bit_1": lambda: Image.fromarray(one.astype(np.uint16)),
+        }[encoding]()
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(load_mask(tmp_path / "mask.png"), MARKED)
+
+
+def test_other_mask_files(tmp_path: Path) -> None:
+    Image.fromarray(MARKED.astype(np.float32) * 1e-6).save(tmp_path / "float.tif")
+    assert np.array_equal(load_mask(tmp_path / "float.tif"), MARKED)
+    block = np.zeros((32, 32), np.uint8)
+    block[8:24, 8:24] = 255
+    Image.fromarray(block).save(tmp_path / "lossy.jpg", quality=60)
+    assert np.array_equal(load_mask(tmp_path / "lossy.jpg", threshold=127), block > 0)
+    assert load_mask(tmp_path / "lossy.jpg").sum() >= (block > 0).sum()
+
+
+def test_mask_threshold_is_a_level(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1, 127, 128, 255]], np.uint8)).save(tmp_path / "a.png")
+    assert load_mask(tmp_path / "a.png").tolist() == [[False, True, True, True, True]]
+    assert load_mask(tmp_path / "a.png", 127).tolist() == [[False, False, False, True, True]]
+    Image.fromarray(np.array([[0, 1, 30000, 65535]], np.uint16)).save(tmp_path / "b.png")
+    assert load_mask(tmp_path / "b.png", 127).tolist() == [[False, False, False, True]]
+    assert mask_levels(tmp_path / "a.png").tolist() == [[0, 1, 127, 128, 255]]
+    with pytest.raises(ValueError, match=r"0\.\.254, got 255"):
+        load_mask(tmp_path / "a.png", 255)
+
+
+@pytest.mark.parametrize("resize", ["squash", "short_side"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(40, 61), (61, 40), (19, 19)])
+def test_to_tensor_equals_torchvision(resize: str, interpolation: str, size: tuple[int, int]) -> None:
+    protocol = ImageProtocol(size=28, resize=resize, interpolation=interpolation)  # type: ignore[arg-type]
+    image = Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8))
+    reference = transforms.Compose(
+        [
+            transforms.Resize((28, 28) if resize == "squash" else 28, transforms.InterpolationMode(interpolation)),
+            transforms.ToTensor(),
+            transforms.Normalize(protocol.mean, protocol.std),
+        ]
+    )(image)
+    tensor = to_tensor(image, protocol)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    assert torch.equal(tensor, reference)
+    assert tuple(tensor.shape[1:]) == resized(size, protocol)
+
+
+@pytest.mark.parametrize("size", [(200, 301), (9, 13)])
+def test_bilinear_mask_equals_the_released_transform(size: tuple[int, int]) -> None:
+    mask = np.zeros(size, bool)
+    mask[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 2] = True
+    released = transforms.Compose([transforms.Resize((56, 56)), transforms.ToTensor()])
+    expected = released(Image.fromarray(mask.astype(np.uint8) * 255))[0] > 0.5
+    assert torch.equal(mask_to_tensor(mask, ImageProtocol(size=56)), expected)
+    nearest = transforms.Resize((56, 56), transforms.InterpolationMode.NEAREST)
+    expected = torch.from_numpy(np.asarray(nearest(Image.fromarray(mask.astype(np.uint8)))) != 0)
+    assert torch.equal(mask_to_tensor(mask, ImageProtocol(size=56, mask_resize="nearest")), expected)
+
+
+def test_list_images_is_sorted_recursive_and_picky(tmp_path: Path) -> None:
+    names = ["b/2.JPG", "b/10.jpeg", "a.PNG", "c/d/x.tif", ".hidden/x.png", "b/.x.png", "notes.txt", "c/Thumbs.db"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "c" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images([tmp_path])]
+    assert found == ["a.PNG", "b/10.jpeg", "b/2.JPG", "c/d/x.tif"]
+    assert next(list_images([tmp_path / "notes.txt", str(tmp_path / "b")])) == tmp_path / "notes.txt"
+    with pytest.raises(FileNotFoundError, match="gone"):
+        list(list_images([tmp_path / "gone"]))
+
+
+def test_list_images_streams(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    listing = list_images([tmp_path / "a.png", tmp_path / "gone"])
+    assert next(listing) == tmp_path / "a.png"

@@ -1,0 +1,177 @@
+"""The few-shot memory: distances, draws, and where references come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+from sklearn.metrics.pairwise import cosine_distances
+from torch import Tensor
+
+from zsad.clip import Clip
+from zsad.datamodules import Folder
+from zsad.memory import FewShot, Memory, MissingReferencesError, draw, read_image
+from zsad.methods import CLIP, WinCLIP
+from zsad.types import Prediction, Record
+
+
+class FewShotCLIP(FewShot, CLIP):
+    """A method without a few-shot form of its own."""
+
+    def __init__(self, backbone: Clip, shots: int = 0, references: str | Path | None = None) -> None:
+        super().__init__(backbone)
+        self.use_references(shots, references, 0)
+
+
+def quiet() -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+def write(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two classes with three normal training and one normal and one bad test image each."""
+    for number, name in enumerate(("nut", "tile")):
+        for index in range(3):
+            write(tmp_path / name / "train" / "good" / f"{index}.png", 10 * number + index)
+        for index, kind in enumerate(("good", "bad")):
+            write(tmp_path / name / "test" / kind / "0.png", 100 + 10 * number + index)
+    return tmp_path
+
+
+def test_distance_is_the_cosine_distance_to_the_nearest_entry_of_the_class() -> None:
+    random = torch.Generator().manual_seed(0)
+    banks = {name: 3 * torch.randn(2, 5, 8, generator=random) for name in ("nut", "tile")}
+    memory = Memory()
+    for name, features in banks.items():
+        memory.add(name, {"patch": features[:1]})
+        memory.add(name, {"patch": features[1:]})
+    features = torch.randn(3, 4, 8, generator=random)
+    names = ["tile", "nut", "tile"]
+    got = memory.distance("patch", features, names)
+    for one, name, values in zip(features, names, got, strict=True):
+        expected = cosine_distances(one.numpy(), banks[name].flatten(0, 1).numpy()).min(axis=1)
+        np.testing.assert_allclose(values.numpy(), expected, atol=1e-6)
+
+
+def test_equal_features_have_no_negative_distance() -> None:
+    features = torch.randn(4, 50, 16, generator=torch.Generator().manual_seed(0))
+    memory = Memory()
+    memory.add("nut", {"patch": features})
+    distance = memory.distance("patch", features, ["nut"] * 4)
+    assert 0 <= distance.min() <= distance.max() < 1e-6
+
+
+def test_a_class_without_references_is_named_once_others_have_some() -> None:
+    memory = Memory()
+    memory.add("nut", {"patch": torch.randn(1, 2, 4)})
+    with pytest.raises(MissingReferencesError, match=r"Class 'tile' has no reference images, but \['nut'\] has"):
+        memory.distance("patch", torch.randn(1, 2, 4), ["tile"])
+
+
+def test_memory_follows_the_device_in_float32_and_is_in_no_checkpoint(tiny: Clip, image: Tensor) -> None:
+    model = WinCLIP(Clip(tiny.model, "same"))
+    model.fit_references("nut", image[:1])
+    model.memory.double()
+    assert model.memory.bank("nut", "patch").dtype == torch.float32
+    model.memory.to("meta")
+    assert model.memory.bank("nut", "patch").device.type == "meta"
+    assert model.state_dict() == {}
+
+
+def test_draws_are_reproducible_nested_and_per_class() -> None:
+    records = [Record(Path(f"{index}.png"), "nut", 0) for index in range(20)]
+    for replace in (False, True):
+        four = draw(records, 4, 0, "nut", replace)
+        assert four == draw(records, 4, 0, "nut", replace)
+        assert draw(records, 2, 0, "nut", replace) == four[:2]
+        assert four != draw(records, 4, 1, "nut", replace)
+        assert four != draw(records, 4, 0, "tile", replace)
+    assert len({record.image_path for record in draw(records, 20, 0, "nut")}) == 20
+    assert len({record.image_path for record in draw(records, 20, 0, "nut", replace=True)}) < 20
+    assert draw(records, 0, 0, "nut") == records
+
+
+def test_references_are_drawn_from_the_train_part_when_a_run_starts(tree: Path, tiny: Clip) -> None:
+    model = WinCLIP(tiny, shots=2)
+    data = Folder(tree, batch_size=4)
+    drawn = quiet().predict(model, data)
+    assert drawn is not None
+    assert model.memory.classes == ["nut", "tile"]
+    assert len(model.memory.bank("nut", "patch")) == 2 * 16
+    by_hand = WinCLIP(tiny)
+    for name in ("nut", "tile"):
+        normal = [record for record in data.select("train") if record.class_name == name]
+        chosen = draw(normal, 2, 0, name)
+        by_hand.fit_references(name, [read_image(record, model.protocol) for record in chosen])
+    expected = quiet().predict(by_hand, data)
+    assert expected is not None
+    torch.testing.assert_close(drawn[0].anomaly_map, expected[0].anomaly_map, atol=1e-6, rtol=0)  # type: ignore[union-attr]
+
+
+def test_a_second_run_draws_anew_and_keeps_what_was_given_by_hand(tree: Path, tiny: Clip, image: Tensor) -> None:
+    model = WinCLIP(tiny, shots=1)
+    model.fit_references("nut", image[:3])
+    for _ in range(2):
+        quiet().predict(model, Folder(tree))
+        assert len(model.memory.bank("nut", "patch")) == 3 * 16
+        assert len(model.memory.bank("tile", "patch")) == 16
+    model.forget_references()
+    assert model.memory.classes == []
+
+
+def test_references_from_a_folder_need_no_datamodule(tree: Path, tiny: Clip, image: Tensor) -> None:
+    flat = WinCLIP(tiny, references=tree / "nut" / "train" / "good")
+    flat(image, ["anything"] * 4)
+    assert len(flat.memory.bank("anything", "patch")) == 3 * 16
+    (tree / "normal").mkdir()
+    (tree / "nut" / "train" / "good").rename(tree / "normal" / "nut")
+    by_class = WinCLIP(tiny, references=tree / "normal", shots=2)
+    by_class(image, ["nut"] * 4)
+    assert len(by_class.memory.bank("nut", "patch")) == 2 * 16
+    with pytest.raises(
+        MissingReferencesError, match=r"Class 'tile': 0 normal images in folder .*normal', needed are 2"
+    ):
+        by_class(image, ["tile"] * 4)
+
+
+def test_what_is_missing_is_said(tree: Path, tiny: Clip, image: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"shots must be 0 .* got -1"):
+        WinCLIP(tiny, shots=-1)
+    with pytest.raises(FileNotFoundError, match="No folder of reference images 'nowhere'"):
+        WinCLIP(tiny, references="nowhere")
+    with pytest.raises(MissingReferencesError, match="shots=2, but there are no reference images"):
+        WinCLIP(tiny, shots=2)(image, ["nut"] * 4)
+    with pytest.raises(
+        MissingReferencesError, match=r"Class 'nut': 3 normal images in the part 'train' .*needed are 4"
+    ):
+        quiet().predict(WinCLIP(tiny, shots=4), Folder(tree))
+
+
+@torch.no_grad()
+def test_any_method_can_be_averaged_with_distances(tiny: Clip, image: Tensor) -> None:
+    model = FewShotCLIP(tiny)
+    names = ["nut"] * 4
+    zero_shot = model(image, names)
+    assert model.with_references(zero_shot, image, names) is zero_shot
+    model.fit_references("nut", image[:2])
+    fused = model.with_references(zero_shot, image, names)
+    torch.testing.assert_close(fused.anomaly_map[:2], zero_shot.anomaly_map[:2] / 2, atol=1e-6, rtol=0)
+    distance = Prediction(2 * fused.anomaly_map - zero_shot.anomaly_map, 2 * fused.pred_score - zero_shot.pred_score)
+    assert 0 < distance.pred_score[2:].min() <= distance.pred_score.max() <= 1
+    assert (distance.anomaly_map.amax(dim=(1, 2)) <= distance.pred_score + 1e-6).all()

@@ -1,0 +1,241 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zsad.images import ImageError
+from zsad.predict import load_model
+from zsad.rows import SettingsError
+from zsad.score import main, outermost, overlay_path, read_options, read_scale
+from zsad.synthetic import generate
+
+COUNT = 14
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures in nested folders, with files beside them that are none."""
+    root = tmp_path_factory.mktemp("parts")
+    for number in range(COUNT):
+        path = root / f"lot {number % 3}" / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generate("gear", "hole" if number % 2 else "", seed=number).image).save(path)
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(pictures: Path, out: Path, *more: str) -> list[dict[str, str]]:
+    assert (
+        main([str(pictures), "--method", "clip", "--class-name", "gear", "--out", str(out), "--device", "cpu", *more])
+        == 0
+    )
+    return rows_of(out)
+
+
+def test_one_row_per_image_in_order_with_the_predictors_score(pictures: Path, tmp_path: Path) -> None:
+    rows = run(pictures, tmp_path)
+    paths = sorted(pictures.rglob("*.png"))
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [line["score"] for line in lines] == [float(row["score"]) for row in rows]
+    expected = [result.pred_score for result in load_model("clip", device="cpu").predict(paths, "gear")]
+    assert [line["score"] for line in lines] == pytest.approx(expected, abs=1e-5)
+    assert {row["label"] for row in rows} == {row["error"] for row in rows} == {""}
+
+
+def test_heat_maps_are_those_of_the_predictor(pictures: Path, tmp_path: Path) -> None:
+    rows = run(pictures, tmp_path / "out", "--overlay-size", "48")
+    assert len(list((tmp_path / "out" / "overlays").rglob("*.jpg"))) == COUNT
+    result = load_model("clip", device="cpu").predict(rows[3]["path"], "gear", size=48)
+    expected = Image.open(result.save(tmp_path / "expected.jpg"))
+    found = Image.open(overlay_path(tmp_path / "out", rows[3]["path"]))
+    assert found.size == (48, 48)
+    np.testing.assert_allclose(np.asarray(found).astype(int), np.asarray(expected), atol=2)
+
+
+def test_no_overlays(pictures: Path, tmp_path: Path) -> None:
+    run(pictures, tmp_path, "--no-overlays")
+    assert not (tmp_path / "overlays").exists()
+
+
+def test_batches_and_workers_do_not_matter(pictures: Path, tmp_path: Path) -> None:
+    tables = [
+        run(pictures, tmp_path / name, "--no-overlays", "--batch-size", size, "--num-workers", workers)
+        for name, size, workers in (("a", "1", "0"), ("b", "8", "0"), ("c", "5", "2"))
+    ]
+    scores = [[float(row["score"]) for row in table] for table in tables]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert scores[0] == pytest.approx(scores[2], abs=1e-5)
+
+
+def test_threshold_gives_labels(pictures: Path, tmp_path: Path) -> None:
+    scores = sorted(float(row["score"]) for row in run(pictures, tmp_path / "a", "--no-overlays"))
+    middle = (scores[COUNT // 2 - 1] + scores[COUNT // 2]) / 2
+    labelled = run(pictures, tmp_path / "b", "--no-overlays", "--threshold", str(middle))
+    assert [row["label"] for row in labelled] == [str(int(float(row["score"]) >= middle)) for row in labelled]
+    assert sum(row["label"] == "1" for row in labelled) == COUNT // 2
+
+
+def test_broken_files_get_rows_that_name_them_and_the_others_stay(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    intact = {Path(row["path"]).name: row["score"] for row in run(pictures, tmp_path / "intact", "--no-overlays")}
+    mixed = tmp_path / "mixed"
+    for path in pictures.rglob("*.png"):
+        target = mixed / path.relative_to(pictures)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    whole = next(mixed.rglob("00.png")).read_bytes()
+    broken = {
+        "00a.png": b"",
+        "01a.jpg": b"hello",
+        "02a.png": whole[: len(whole) // 2],
+        "03a.tif": whole[:9],
+        "04a.gif": b"GIF89a",
+    }
+    for name, data in broken.items():
+        (mixed / "lot 1" / name).write_bytes(data)
+    rows = {Path(row["path"]).name: row for row in run(mixed, tmp_path / "out")}
+    assert len(rows) == COUNT + 5
+    for name in broken:
+        assert name in rows[name]["error"]
+        assert rows[name]["score"] == ""
+    for name, score in intact.items():
+        assert rows[name]["error"] == ""
+        assert float(rows[name]["score"]) == pytest.approx(float(score), abs=1e-5)
+    assert "5 file(s) could not be read" in capsys.readouterr().err
+
+
+def test_strict_stops_at_the_first_broken_file_and_keeps_the_rows_before(pictures: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "zz.png"
+    broken.write_bytes(b"hello")
+    with pytest.raises(ImageError, match=r"zz\.png"):
+        run(pictures, tmp_path / "out", str(broken), "--strict", "--batch-size", "4", "--no-overlays")
+    assert len(rows_of(tmp_path / "out")) == COUNT // 4 * 4
+
+
+def test_killed_run_started_again_gives_the_rows_of_an_undisturbed_one(pictures: Path, tmp_path: Path) -> None:
+    arguments = [str(pictures), "--method", "anovl", "--class-name", "gear", "--batch-size", "2", "--device", "cpu"]
+    command = [sys.executable, "-c", "import sys; from zsad.cli import main; sys.exit(main())", "score", *arguments]
+    rows = tmp_path / "killed" / "scores.jsonl"
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (rows.exists() and rows.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    with rows.open("ab") as file:
+        file.write(b'{"path": "cut of')
+    done = rows.read_bytes().count(b"\n")
+    assert 0 < done < COUNT
+    for name in ("killed", "whole"):
+        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+    for name in ("scores.csv", "scores.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    maps = [sorted(p.name for p in (tmp_path / name / "overlays").rglob("*.jpg")) for name in ("killed", "whole")]
+    assert maps[0] == maps[1]
+
+
+def test_second_run_scores_only_what_is_new(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(pictures / "lot 0", out, "--batch-size", "1", "--no-overlays")
+    before = (out / "scores.jsonl").read_bytes()
+    rows = run(pictures, out, "--batch-size", "1", "--no-overlays")
+    assert rows[: len(first)] == first
+    assert (out / "scores.jsonl").read_bytes().startswith(before)
+    assert sorted(row["path"] for row in rows) == sorted(map(str, pictures.rglob("*.png")))
+
+
+def test_other_settings_need_fresh(pictures: Path, tmp_path: Path) -> None:
+    run(pictures, tmp_path, "--no-overlays")
+    with pytest.raises(SettingsError, match=r"class_name: 'gear' then, 'cog' now"):
+        run(pictures, tmp_path, "--no-overlays", "--class-name", "cog")
+    assert len(run(pictures, tmp_path, "--no-overlays", "--class-name", "cog", "--fresh")) == COUNT
+
+
+def test_options_of_the_method_get_through(pictures: Path, tmp_path: Path) -> None:
+    cold = run(pictures, tmp_path / "a", "--no-overlays", "--option", "temperature=0.01", "--option", "sigma=2")
+    warm = run(pictures, tmp_path / "b", "--no-overlays", "--option", "temperature=10")
+    assert (
+        max(abs(float(row["score"]) - 0.5) for row in warm) < 0.1 < max(abs(float(row["score"]) - 0.5) for row in cold)
+    )
+
+
+def test_a_hint_when_the_fixed_scale_hides_everything(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(pictures, tmp_path, "--option", "temperature=100")
+    assert "a small part of the fixed scale 0 to 1: --scale 0." in " ".join(capsys.readouterr().err.split())
+
+
+def test_highest_scores_are_shown(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run(pictures, tmp_path, "--no-overlays")
+    best = max(rows, key=lambda row: float(row["score"]))
+    shown = capsys.readouterr()
+    assert f"{float(best['score']):.5g}" in shown.err
+    assert f"{COUNT} rows in" in shown.out
+    assert "zsad-mini knows synthetic images only" in " ".join(shown.err.split())
+
+
+def test_excluded_images_have_no_rows(pictures: Path, tmp_path: Path) -> None:
+    rows = run(pictures, tmp_path, "--no-overlays", "--exclude", "*/lot 0/*", "--exclude", "*01.png")
+    assert {Path(row["path"]).name for row in rows} == {f"{n:02d}.png" for n in range(COUNT) if n % 3 and n != 1}
+    with pytest.raises(FileNotFoundError, match="No images under"):
+        run(pictures, tmp_path / "out", "--exclude", "*.png")
+
+
+def test_paths_inside_others_are_met_once(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / "ab").mkdir()
+    given = [str(inner), str(tmp_path / "a"), f"{tmp_path}/a/../a", str(tmp_path / "ab")]
+    assert [os.path.realpath(path) for path in outermost(given)] == [str(tmp_path / "a"), str(tmp_path / "ab")]
+
+
+def test_overlays_of_equal_names_do_not_collide(tmp_path: Path) -> None:
+    one, two = overlay_path(tmp_path, "a/1.png"), overlay_path(tmp_path, "b/1.png")
+    assert one != two
+    assert one.name.startswith("1-")
+    assert len(overlay_path(tmp_path, "x" * 300 + ".png").name) < 120
+
+
+@pytest.mark.parametrize(
+    ("text", "scale"), [("fixed", None), ("image", "image"), ("0.4,0.6", (0.4, 0.6)), ("-1,2", (-1.0, 2.0))]
+)
+def test_scales(text: str, scale: object) -> None:
+    assert read_scale(text) == scale
+
+
+@pytest.mark.parametrize("text", ["0.6,0.4", "1", "a,b", "1,2,3", "nan,1"])
+def test_scales_that_are_none(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"--scale must be 'fixed', 'image' or LOW,HIGH with LOW < HIGH, got '{text}'"
+    ):
+        read_scale(text)
+
+
+def test_options_are_read_as_yaml() -> None:
+    assert read_options(["a=1", "b=x", "c=[1, 2]", "d=e=f"]) == {"a": 1, "b": "x", "c": [1, 2], "d": "e=f"}
+    with pytest.raises(ValueError, match="--option must be NAME=VALUE, got 'sigma'"):
+        read_options(["sigma"])
+
+
+def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No images under"):
+        run(tmp_path, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="No such file or folder"):
+        run(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(ValueError, match="--overlay-size must be at least 1 pixel, got 0"):
+        run(Path(__file__), tmp_path / "out", "--overlay-size", "0")
