@@ -46,7 +46,7 @@ def make_environment(folder: Path) -> Path:
     if python.is_file():
         return python
     venv.create(folder, with_pip=True)
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    ask: list[str | Path] = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
     # later in the search path than the environment's own packages, so that open_clip is the pinned one
     Path(site, "shared.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")

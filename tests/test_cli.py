@@ -74,6 +74,7 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
         (["score", __file__, "--out", "{tmp}/out", "--backbone", "ViT-X/none"], "Unknown backbone 'ViT-X/none'"),
         (["score", __file__, "--out", "{tmp}/out", "--device", "tpu9"], "Device 'tpu9' cannot be used"),
         (["score", __file__, "--out", "{tmp}/out", "--strict", "--method", "clip"], "Cannot read image"),
+        (["score", __file__, "--out", "{tmp}/out", "--method", "coop"], "CoOp learns parameters, and no checkpoint"),
         (["demo", "--images", "0", "--out", "{tmp}"], "n must be at least 1"),
         (
             ["test", "--model", "CLIP", *MINI, "--data", "MVTecAD", "--data.root", "{tmp}/none"],

@@ -1,5 +1,6 @@
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from zsad import demo
 from zsad.clip import load_clip
@@ -63,10 +65,13 @@ def test_trivial_rows_come_last_and_a_prior_has_no_image_metrics(outcomes: dict[
 def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, demo.Outcome]) -> None:
     prior, outlier = outcomes["centre prior"], outcomes["colour outlier"]
     clip = outcomes["clip"]
-    # a detector that takes the defects for normal is worse than chance
-    upside_down = demo._evaluate(
-        split_samples("held-out both", 20, 0), lambda part: [-x for x in demo._colour_outlier(part)]
-    )
+
+    def wrong(part: Sequence[SyntheticSample]) -> tuple[Tensor, Tensor]:
+        """A detector that takes the defects for normal: worse than chance."""
+        score, anomaly_map = demo._colour_outlier(part)
+        return -score, -anomaly_map
+
+    upside_down = demo._evaluate(split_samples("held-out both", 20, 0), wrong)
     sentence = demo.below_trivial({"wrong": upside_down, "centre prior": prior, "colour outlier": outlier})
     assert re.fullmatch(
         r"Not better here than a score without any model, image AUROC [\d.]+: wrong \([\d.]+\); "

@@ -34,7 +34,9 @@ LAYERS = [
     {"methods", "datamodules", "metrics"},
     {
         "predict",
-        "evaluate", "evaluate_cli", "llm_cli",
+        "evaluate",
+        "evaluate_cli",
+        "llm_cli",
         "overlay",
         "page",
         "score",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.datamodules import Folder
+from zsad.images import ImageError
 from zsad.memory import FewShot, Memory, MissingReferencesError, draw, read_image
 from zsad.methods import CLIP, WinCLIP
 from zsad.types import Prediction, Record
@@ -161,6 +162,18 @@ def test_what_is_missing_is_said(tree: Path, tiny: Clip, image: Tensor) -> None:
         MissingReferencesError, match=r"Class 'nut': 3 normal images in the part 'train' .*needed are 4"
     ):
         quiet().predict(WinCLIP(tiny, shots=4), Folder(tree))
+
+
+def test_a_bad_reference_leaves_the_class_as_it_was(tree: Path, tiny: Clip, image: Tensor) -> None:
+    model = WinCLIP(tiny)
+    with pytest.raises(ValueError, match=r"shape \(3, height, width\), got \(32, 32\)"):
+        model.fit_references("nut", image[0])
+    (tree / "nut" / "train" / "good" / "2.png").write_bytes(b"no image")
+    model = WinCLIP(tiny, references=tree / "nut" / "train" / "good")
+    for _ in range(2):
+        with pytest.raises(ImageError, match=r"2\.png"):
+            model(image, ["nut"] * 4)
+        assert model.memory.classes == []
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,9 +17,9 @@ from zsad.demo import training_free
 from zsad.images import ImageError, load_rgb, to_tensor
 from zsad.methods import CLIP, METHODS, AnomalyCLIP, CheckpointError, get_method
 from zsad.overlay import overlay
-from zsad.predict import Predictor, Result, find_device, load_model
+from zsad.predict import Predictor, Result, Size, find_device, load_model
 from zsad.synthetic import generate
-from zsad.types import Batch
+from zsad.types import Batch, Prediction
 
 CLASSES = ("cork", "leather", "coin")
 
@@ -154,8 +154,7 @@ def test_same_image_same_score_whatever_batch_order_workers_or_trainer(
     for batch_size, workers in ((8, 0), (3, 2)):
         trainer = Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu")
         data = Folder(folder, layout="plain", batch_size=batch_size, num_workers=workers)
-        predictions = trainer.predict(single.method, data)
-        assert predictions
+        predictions = cast(list[Prediction], trainer.predict(single.method, data))
         scores = torch.cat([prediction.pred_score for prediction in predictions])
         order = [str(record.image_path) for record in data.select("test")]
         assert [expected[path].pred_score for path in order] == pytest.approx(scores.tolist(), abs=1e-5)
@@ -173,7 +172,9 @@ def test_result_equals_the_methods_own_output(model: Predictor, paths: list[Path
 
 
 def test_size_of_map_and_picture(model: Predictor, paths: list[Path]) -> None:
-    for size, expected in (("native", (100, 104)), ("model", (96, 96)), (52, (50, 52)), (500, (100, 104))):
+    sizes: list[tuple[Size, tuple[int, int]]]
+    sizes = [("native", (100, 104)), ("model", (96, 96)), (52, (50, 52)), (500, (100, 104))]
+    for size, expected in sizes:
         result = model.predict(paths[1], size=size)
         assert result.anomaly_map.shape == expected
         assert result.image.size == expected[::-1]

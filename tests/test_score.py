@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from zsad.clip import load_clip
 from zsad.images import ImageError
 from zsad.predict import load_model
 from zsad.rows import SettingsError
@@ -165,6 +167,18 @@ def test_other_settings_need_fresh(pictures: Path, tmp_path: Path) -> None:
     assert len(run(pictures, tmp_path, "--no-overlays", "--class-name", "cog", "--fresh")) == COUNT
 
 
+def test_other_weights_under_the_same_name_are_other_settings(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(pictures, tmp_path, "--no-overlays")
+    changed = load_clip("zsad-mini")
+    with torch.no_grad():
+        changed.model.visual.proj.add_(0.01)
+    monkeypatch.setattr("zsad.methods.base.load_clip", lambda *args, **kwargs: changed)
+    with pytest.raises(SettingsError, match=r"other settings \(backbone_weights: '\w{16}' then, '\w{16}' now\)"):
+        run(pictures, tmp_path, "--no-overlays")
+
+
 def test_options_of_the_method_get_through(pictures: Path, tmp_path: Path) -> None:
     cold = run(pictures, tmp_path / "a", "--no-overlays", "--option", "temperature=0.01", "--option", "sigma=2")
     warm = run(pictures, tmp_path / "b", "--no-overlays", "--option", "temperature=10")
@@ -239,3 +253,18 @@ def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
         run(tmp_path / "none", tmp_path / "out")
     with pytest.raises(ValueError, match="--overlay-size must be at least 1 pixel, got 0"):
         run(Path(__file__), tmp_path / "out", "--overlay-size", "0")
+
+
+def test_explanations_go_into_the_json_lines(pictures: Path, tmp_path: Path) -> None:
+    arguments = [str(pictures), "--class-name", "gear", "--device", "cpu", "--no-overlays", "--explain"]
+    assert main([*arguments, "--method", "alfa", "--out", str(tmp_path / "a")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "a" / "scores.jsonl").read_text().splitlines()]
+    for row in rows:
+        cosines = [cosine for _, cosine in row["explanation"]]
+        assert len(cosines) == 5
+        assert cosines == sorted(cosines, reverse=True)
+    before = (tmp_path / "a" / "scores.jsonl").read_bytes()
+    assert main([*arguments, "--method", "alfa", "--out", str(tmp_path / "a")]) == 0  # nothing is left to do
+    assert (tmp_path / "a" / "scores.jsonl").read_bytes() == before
+    with pytest.raises(ValueError, match=r"CLIP does not explain its scores; of the methods, \['alfa'\] do"):
+        main([*arguments, "--method", "clip", "--out", str(tmp_path / "b")])

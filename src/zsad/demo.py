@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,14 @@ class Outcome:
         maps: (images, height, width), in the order of the test set.
         scores: (images,).
         seconds: Wall time, text included.
+        reasons: Number of a picture -> what a method that explains itself says of it.
     """
 
     metrics: EvaluationResult
     maps: NDArray[np.float32]
     scores: NDArray[np.float32]
     seconds: float
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def limits(self) -> Limits:
@@ -159,7 +161,20 @@ def run(
     for name, scorer in scorers.items():
         tell(name)
         outcomes[name] = _evaluate(samples, scorer)
+        if hasattr(methods.get(name), "explain"):
+            outcomes[name] = replace(outcomes[name], reasons=_reasons(methods[name], samples))
     return outcomes
+
+
+def _reasons(method: Any, samples: Sequence[SyntheticSample]) -> dict[int, str]:
+    """Return the descriptor that fits each of the shown pictures best."""
+    found = {}
+    for number in chosen(samples):
+        picture = to_tensor(Image.fromarray(samples[number].image), method.protocol)[None]
+        with torch.inference_mode():
+            best = method.explain(picture.to(method.clip.logit_scale.device), [samples[number].class_name], top_k=1)
+        found[number] = best[0][0].descriptor
+    return found
 
 
 def _evaluate(samples: Sequence[SyntheticSample], scorer: Scorer) -> Outcome:
@@ -325,7 +340,8 @@ def _figures(
     for name, outcome in outcomes.items():
         if name != _TRIVIAL[0]:  # the same for every picture
             heat = overlay(image, outcome.maps[number], outcome.limits)
-            caption = f"{name}: {outcome.scores[number]:.3f}"
+            reason = f", “{outcome.reasons[number]}”" if number in outcome.reasons else ""
+            caption = f"{name}: {outcome.scores[number]:.3f}{reason}"
             yield page.picture(_save(heat, folder, name, number, sample), caption)
 
 

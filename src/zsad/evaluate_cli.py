@@ -19,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
         "masks; whatever program wrote the maps.",
     )
     result.add_argument("--maps", type=Path, required=True, metavar="DIR", help="one file per image, larger is worse")
-    result.add_argument("--masks", type=Path, required=True, metavar="DIR", help="same names; everything but 0 is defect")
+    result.add_argument(
+        "--masks", type=Path, required=True, metavar="DIR", help="same names; everything but 0 is defect"
+    )
     result.add_argument("--scores", type=Path, metavar="CSV", help="columns path, score and perhaps label")
     result.add_argument("--class-name", help="of maps that lie directly in the folder")
     result.add_argument("--missing-mask", choices=("error", "normal"), default="error", help="(default: %(default)s)")
@@ -32,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--fpr-limit", type=float, default=0.3, help="of AUPRO (default: %(default)s)")
     result.add_argument("--connectivity", type=int, choices=(4, 8), default=8, help="(default: %(default)s)")
     result.add_argument("--bootstrap", type=int, default=0, metavar="N", help="resampled sets of images for intervals")
-    result.add_argument("--json", type=Path, metavar="FILE", help="write the result there; - prints it instead of a table")
+    result.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the result there; - prints it instead of a table"
+    )
     return result
 
 

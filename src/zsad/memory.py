@@ -156,9 +156,17 @@ class FewShot(LightningModule):
         Args:
             class_name: The class, spelled as in later calls.
             images: Images normalised as :attr:`protocol` says, each (3, height, width).
+
+        Raises:
+            ValueError: If an image has another shape.
         """
+        features = []
         for image in images:
-            self.memory.add(class_name, self.reference_features(image[None].to(self.device)))
+            if image.ndim != 3 or image.shape[0] != 3:
+                raise ValueError(f"Each reference is an image of shape (3, height, width), got {tuple(image.shape)}.")
+            features.append(self.reference_features(image[None].to(self.device)))
+        for one in features:  # all or none: an unreadable file must not leave a class with half of its references
+            self.memory.add(class_name, one)
 
     def forget_references(self) -> None:
         """Return to zero-shot, until images are given or drawn again."""

@@ -21,7 +21,7 @@ from zsad.clip import Clip
 from zsad.clip.loading import MINI
 from zsad.images import ImageError, list_images, load_rgb, to_rgb, to_tensor
 from zsad.maps import upsample
-from zsad.methods import CheckpointError, Method, get_method
+from zsad.methods import METHODS, CheckpointError, Method, get_method
 from zsad.methods.trained import read_weights
 from zsad.overlay import Limits, Scale, limits_of, overlay
 
@@ -33,7 +33,8 @@ Size = Literal["native", "model"] | int
 
 _FOREIGN = "'{}' is not a checkpoint written by 'zsad fit' or a Trainer with a zsad method."
 _IN_MEMORY = "<image>"  # methods may seed their random numbers by path: the same for every picture without one
-_In, _Out = TypeVar("_In"), TypeVar("_Out")
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,8 @@ class Result:
     """What is wrong with the file; None if all is well."""
     map_range: Limits | None = field(default=None, repr=False)
     """Range of the maps as the method declares it, the default scale of heat maps."""
+    explanation: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    """Descriptors that fit the image best with their cosines, the best first; empty unless asked for."""
 
     @property
     def pred_label(self) -> int | None:
@@ -150,11 +153,21 @@ class Predictor:
         method: Any method.
         device: ``"auto"`` for the first accelerator, or a torch device such as ``"cpu"`` or ``"cuda:1"``.
         batch_size: Images per forward pass; it changes speed and memory, not the results.
+        explain: Whether results carry an explanation; for methods that have one (ALFA).
+
+    Raises:
+        ValueError: The batch size is less than 1, or the method has no explanations.
     """
 
-    def __init__(self, method: Method, device: str | torch.device = "auto", batch_size: int = 8) -> None:
+    def __init__(
+        self, method: Method, device: str | torch.device = "auto", batch_size: int = 8, explain: bool = False
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if explain and not hasattr(method, "explain"):
+            able = [name for name, kind in METHODS.items() if hasattr(kind, "explain")]
+            raise ValueError(f"{type(method).__name__} does not explain its scores; of the methods, {able} do.")
+        self.explain = explain
         self.device = find_device(device)
         self.method = method.eval().to(self.device)
         self.batch_size = batch_size
@@ -268,26 +281,37 @@ class Predictor:
         results = []
         for one in batch:
             score, anomaly_map = (float("nan"), np.empty((0, 0), np.float32))
+            explanation: tuple[tuple[str, float], ...] = ()
             if one.tensor is not None:
-                score, small = next(predictions)
+                score, small, explanation = next(predictions)
                 full = upsample(small[None], (one.picture.height, one.picture.width))[0]
                 anomaly_map = full.numpy()
             error = None if one.error is None else str(one.error)
             results.append(
-                Result(score, anomaly_map, one.picture, class_name, one.path, threshold, error, self.map_range)
+                Result(
+                    score, anomaly_map, one.picture, class_name, one.path, threshold, error, self.map_range, explanation
+                )
             )
         return results
 
     @torch.inference_mode()
-    def _forward(self, batch: list[_Opened], class_name: str) -> list[tuple[float, Tensor]]:
-        """Return score and map (height, width) of each image; images of different sizes do not share a forward pass."""
-        results: list[tuple[float, Tensor]] = []
+    def _forward(
+        self, batch: list[_Opened], class_name: str
+    ) -> list[tuple[float, Tensor, tuple[tuple[str, float], ...]]]:
+        """Return score, map (height, width) and explanation of each image; a forward pass takes images of one size."""
+        results: list[tuple[float, Tensor, tuple[tuple[str, float], ...]]] = []
         for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
             members = list(group)
             tensors = torch.stack([one.tensor for one in members if one.tensor is not None]).to(self.device)
             paths = [_IN_MEMORY if one.path is None else one.path for one in members]
-            prediction = self.method(tensors, [class_name] * len(members), paths)
-            results += zip(prediction.pred_score.tolist(), prediction.anomaly_map.float().cpu(), strict=True)
+            names = [class_name] * len(members)
+            prediction = self.method(tensors, names, paths)
+            reasons: list[tuple[tuple[str, float], ...]] = [()] * len(members)
+            if self.explain:
+                found = self.method.explain(tensors, names)  # type: ignore[operator]
+                reasons = [tuple((one.descriptor, one.cosine) for one in best) for best in found]
+            maps = prediction.anomaly_map.float().cpu()
+            results += zip(prediction.pred_score.tolist(), maps, reasons, strict=True)
         return results
 
 
@@ -297,6 +321,7 @@ def load_model(
     checkpoint: str | Path | None = None,
     device: str | torch.device = "auto",
     batch_size: int = 8,
+    explain: bool = False,
     **options: Any,
 ) -> Predictor:
     """Return a method that is ready to score images.
@@ -310,6 +335,7 @@ def load_model(
             paper's authors released. Trained methods need one; ``"untrained"`` asks by name to go without.
         device: ``"auto"`` for the first accelerator, or a torch device.
         batch_size: Images per forward pass.
+        explain: Whether results carry an explanation; for methods that have one (ALFA).
         **options: Arguments of the method's class; they have precedence over those in the checkpoint.
 
     Raises:
@@ -341,7 +367,7 @@ def load_model(
             method = _restore(kind, checkpoint, backbone, options)
     except TypeError as error:
         raise TypeError(f"{kind.__name__} cannot be made with {sorted(options)}: {error}") from error
-    return Predictor(method, device, batch_size)
+    return Predictor(method, device, batch_size, explain)
 
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:

@@ -31,18 +31,21 @@ class Row:
         score: None if the image could not be read.
         label: 1 or 0; None without a threshold or a score.
         error: What is wrong with the file; None if all is well.
+        explanation: Descriptors and their cosines, in the JSON lines only; None unless asked for.
     """
 
     path: str
     score: float | None
     label: int | None
     error: str | None
+    explanation: list[list[str | float]] | None = None
 
     @classmethod
     def of(cls, result: Result) -> Self:
         """Return the row of a result, with the score rounded to the seven digits that single precision holds."""
         score = None if result.error is not None else float(f"{result.pred_score:.7g}")
-        return cls(str(result.image_path), score, result.pred_label, result.error)
+        reasons: list[list[str | float]] = [[text, round(cosine, 6)] for text, cosine in result.explanation]
+        return cls(str(result.image_path), score, result.pred_label, result.error, reasons or None)
 
 
 class RowWriter:
@@ -100,7 +103,7 @@ class RowWriter:
     def write(self, rows: Iterable[Row]) -> None:
         """Append the rows of a batch to both files, on the disk when this returns."""
         rows = list(rows)
-        self._lines.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+        self._lines.write("".join(json.dumps(_shown(row)) + "\n" for row in rows))
         self._lines.flush()
         os.fsync(self._lines.fileno())
         csv.writer(self._table, lineterminator="\n").writerows(map(_cells, rows))
@@ -134,13 +137,18 @@ class RowWriter:
         part.replace(self.csv)
 
 
+def _shown(row: Row) -> dict[str, Any]:
+    """The row as JSON has it: an explanation only where there is one."""
+    return {name: value for name, value in asdict(row).items() if name != "explanation" or value is not None}
+
+
 def _cells(row: Row) -> list[str]:
     return ["" if value is None else str(value) for value in (row.path, row.score, row.label, row.error)]
 
 
 def _is_row(line: bytes) -> bool:
     try:
-        return set(json.loads(line)) == set(_COLUMNS)
+        return set(json.loads(line)) - {"explanation"} == set(_COLUMNS)
     except (ValueError, TypeError):
         return False
 

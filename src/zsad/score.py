@@ -23,6 +23,7 @@ from zsad.methods import METHODS
 from zsad.overlay import Scale
 from zsad.predict import Predictor, Result, load_model
 from zsad.rows import Row, RowWriter
+from zsad.token_cache import tower_key
 
 _WORST = 5  # rows shown at the end
 _NARROW = 0.1  # share of the scale below which heat maps look all the same
@@ -45,8 +46,9 @@ def parser() -> argparse.ArgumentParser:
         help="'published' for the paper's, '<open_clip model>/<tag, file or random>', or 'zsad-mini' (default; "
         "embedded, knows synthetic images only)",
     )
-    made.add_argument("--checkpoint", type=Path, metavar="FILE", help="learned parameters of a trained method")
+    made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")
     made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
+    made.add_argument("--explain", action="store_true", help="add what fits each image best to the JSON lines (ALFA)")
     made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
     made.add_argument(
         "--scale",
@@ -82,7 +84,13 @@ def main(arguments: Sequence[str]) -> int:
     if args.overlay_size < 1:
         raise ValueError(f"--overlay-size must be at least 1 pixel, got {args.overlay_size}.")
     model = load_model(
-        args.method, args.backbone, args.checkpoint, args.device, args.batch_size, **read_options(args.option)
+        args.method,
+        args.backbone,
+        args.checkpoint,
+        args.device,
+        args.batch_size,
+        args.explain,
+        **read_options(args.option),
     )
     if model.method.clip.name == MINI:
         console.print(
@@ -183,15 +191,17 @@ def _save_overlays(batch: Sequence[Result], folder: Path, scale: Scale) -> None:
 
 def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
     """Return what rows and heat maps depend on; the paths are left out, so that a folder may grow."""
-    checkpoint = None if args.checkpoint is None else hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()
     return {
         "zsad": __version__,
         "method": type(model.method).__name__,
         "backbone": model.method.clip.name,
-        "checkpoint_sha256": checkpoint,
+        # by content: a file may be replaced by another of the same name
+        "backbone_weights": tower_key(model.method.clip.model, {})[:16],
+        "learned_parameters": tower_key(model.method, {})[:16],
         "options": read_options(args.option),
         "class_name": args.class_name,
         "threshold": args.threshold,
+        "explain": args.explain,
         "overlays": None if args.no_overlays else {"scale": args.scale, "size": args.overlay_size},
     }
 

@@ -93,7 +93,17 @@ def test_a_failing_cell_becomes_a_row_and_the_rest_goes_on(tmp_path: Path, capsy
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_trained_method_is_trained_once_and_says_on_what(tmp_path: Path) -> None:
-    arguments = [*COMMON, "--methods", "coop", "--train", DATA, "--epochs", "1", "--out", str(tmp_path)]
+    arguments = [
+        *COMMON,
+        "--methods",
+        "coop",
+        "--train",
+        "Synthetic:train_images=8",
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(arguments) == 0
     weights = list((tmp_path / "weights").glob("*.safetensors"))
     assert len(weights) == 1

@@ -129,6 +129,7 @@ def test_what_cannot_be_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "SDD has no option 'peices'; nearest: ['pieces']" in report["error"]
     status, report = run(capsys, "sdd", tmp_path, ["pieces"])
     assert "An option is key=value, got 'pieces'" in report["error"]
+    assert run(capsys, "synthetic", tmp_path)[1]["error"] == "'synthetic' has no files to work on."
     assert data_check("sdd", tmp_path, ["pieces=7"]) == 2
     assert "pieces must be 1, 2 or 3, got 7" in capsys.readouterr().err
 

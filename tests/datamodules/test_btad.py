@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from zsad.datamodules import BTAD
+from zsad.types import ImageProtocol
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def btad(image: Any, mask: Any, tmp_path: Path) -> Path:
 
 
 def test_masks_go_by_stem(btad: Path) -> None:
-    data = BTAD(btad, counts="ignore")
+    data = BTAD(btad, counts="ignore", protocol=ImageProtocol(size=14))
     records = data.select()
     assert [(r.class_name, r.label, r.defect) for r in records] == [
         (name, label, ("ok", "ko")[label]) for name in ("01", "02", "03") for label in (0, 0, 0, 1, 1, 1)

@@ -72,7 +72,7 @@ def test_polyp_sets_find_their_own_folder(image: Any, mask: Any, tmp_path: Path,
     assert {r.image_path.parent.parent for r in data.select()} == {tmp_path / f"{top}{folder}"}
     assert load_mask(data.select()[0].mask_path or "").sum() == 60  # RGB, marked in one channel
     assert next(batches(data))["gt_label"].tolist() == [1, 1, 1]
-    assert data.metrics == ("pixel_auroc", "pixel_aupro")
+    assert data.metrics == ("pixel_auroc", "aupro")
     itself = POLYPS[folder](tmp_path / f"{top}{folder}", counts="ignore")
     assert rows(itself) == rows(data)
     with pytest.raises(DatasetNotFoundError, match="no part 'train'"):

@@ -75,6 +75,11 @@ def test_impossible_scales_are_refused(scales: tuple[int, ...], tiny: Clip) -> N
         WinCLIP(tiny, scales)
 
 
+def test_an_impossible_chunk_is_refused(tiny: Clip) -> None:
+    with pytest.raises(ValueError, match="chunk must be at least 1 window, got 0"):
+        WinCLIP(tiny, chunk=0)
+
+
 def test_a_scale_beyond_the_grid_names_both(tiny: Clip, image: Tensor) -> None:
     with pytest.raises(ValueError, match=r"window of 5 x 5 patches does not fit into a grid of 4 x 4"):
         WinCLIP(tiny, (5,))(image, ["nut"] * 4)

@@ -29,6 +29,8 @@ def build(name: str, root: str | Path, options: Options = None) -> BenchmarkData
         ValueError: The name or an option is unknown, or an option is not ``key=value``.
     """
     kind = get_datamodule(name)
+    if "root" not in inspect.signature(kind).parameters:
+        raise ValueError(f"'{name}' has no files to work on.")
     given = dict(options) if isinstance(options, Mapping) else _parse(options or ())
     known = [
         parameter.name

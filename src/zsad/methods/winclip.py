@@ -77,6 +77,8 @@ class WinCLIP(FewShot, Method):
         super().__init__(backbone, **kwargs)
         if not scales or len(set(scales)) < len(scales) or min(scales) < 1:
             raise ValueError(f"scales must be different window sides of at least 1 patch, got {list(scales)}.")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be at least 1 window, got {chunk}; None takes all windows at once.")
         self.scales = tuple(scales)
         self.prompts = load_prompts(prompts)
         self.class_words: ClassWords = class_words

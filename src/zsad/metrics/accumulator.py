@@ -139,14 +139,14 @@ class ScoreAccumulator(ListMetric):
     def _bin(self, scores: Tensor, pixel: Tensor, area: Tensor) -> None:
         self._allocate()
         number = self.bins(scores)
-        one = torch.ones_like(number)
-        self.n_negative.scatter_add_(0, number, one)
+        self.n_negative.scatter_add_(0, number, torch.ones_like(number))
         self.low_score.scatter_reduce_(0, number, scores, "amin")
         self.high_score.scatter_reduce_(0, number, scores, "amax")
         self.clamped = self.clamped + self.bins.outside(scores)
         number = number[pixel]
-        self.n_positive.scatter_add_(0, number, one[: len(number)])
-        self.n_negative.scatter_add_(0, number, -one[: len(number)])
+        one = torch.ones_like(number)
+        self.n_positive.scatter_add_(0, number, one)
+        self.n_negative.scatter_add_(0, number, -one)
         if self.regions:
             weight = REGION_UNIT // area if self.integer_weights else area.double().reciprocal()
             self.weight.scatter_add_(0, number, weight.to(self.weight.dtype))
