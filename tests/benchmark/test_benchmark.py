@@ -11,12 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from zsad.benchmark.check import main as check
 from zsad.benchmark.command import main
 from zsad.benchmark.report import disagreement
 from zsad.benchmark.report import main as report
+from zsad.datamodules import Synthetic
+from zsad.datamodules.base import batches
+from zsad.methods import CLIP
 
 DATA = "Synthetic:images=40,classes=[gear,cork],train_images=8"
 COMMON = ["--data", DATA, "--backbone", "zsad-mini", "--device", "cpu", "--mode", "exact"]
@@ -172,3 +177,27 @@ def test_pages_are_compared_by_their_numbers() -> None:
 def test_report_without_results(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No results below"):
         report([str(tmp_path)])
+
+
+def test_fused_scores_are_the_papers_rule(results: Path, tmp_path: Path) -> None:
+    assert main([*COMMON, "--methods", "clip", "--fuse", "--out", str(tmp_path)]) == 0
+    plain, fused = (
+        json.loads((folder / "cells/clip/synthetic/cork-s0.json").read_text(encoding="utf-8"))
+        for folder in (results, tmp_path)
+    )
+    assert fused["run"]["fuse"]
+    assert not plain["run"]["fuse"]
+    assert fused["metrics"]["pixel_auroc"] == plain["metrics"]["pixel_auroc"]
+    data = Synthetic(images=40, classes=["cork"], batch_size=8)
+    model = CLIP(backbone="zsad-mini")
+    data.protocol = model.protocol
+    found = [model(batch["image"], batch["class_name"]) for batch in batches(data)]
+    maps, scores = (
+        np.concatenate([p.anomaly_map.numpy() for p in found]),
+        np.concatenate([p.pred_score.numpy() for p in found]),
+    )
+    peaks = (maps.max(axis=(1, 2)) - maps.min()) / (maps.max() - maps.min())
+    expected = 0.5 * peaks + 0.5 * (scores - scores.min()) / (scores.max() - scores.min())
+    labels = [one[1] for one in fused["images"]]
+    np.testing.assert_allclose([one[2] for one in fused["images"]], expected, atol=1e-5)
+    assert fused["metrics"]["image_auroc"] == pytest.approx(roc_auc_score(labels, expected), abs=1e-9)

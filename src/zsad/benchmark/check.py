@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         out=args.cell.parents[3],
         train=[DataSpec(**one) for one in run["train"]],
         device=args.device,
-        **{key: run[key] for key in ("backbone", "epochs", "mode", "precision", "batch_size", "bootstrap")},
+        **{key: run[key] for key in ("backbone", "epochs", "mode", "precision", "batch_size", "bootstrap", "fuse")},
     )
     again = Runner(options).compute(cell)
     differences = {name: _difference(value, again["metrics"].get(name)) for name, value in kept["metrics"].items()}

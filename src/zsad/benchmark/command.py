@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         "--num-workers", type=int, default=0, metavar="N", help="loader processes (default: %(default)s)"
     )
     result.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, one per GPU if there are GPUs")
+    result.add_argument(
+        "--fuse",
+        action="store_true",
+        help="AA-CLIP's evaluation rule for image scores, over each class's whole test set",
+    )
     result.add_argument("--retry-failed", action="store_true", help="compute cells again that ended in an error")
     return result
 
@@ -82,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         retry_failed=args.retry_failed,
+        fuse=args.fuse,
     )
     cells = cells_of(methods, [DataSpec.parse(text) for text in args.data], args.seeds)
     console = Console(stderr=True)
