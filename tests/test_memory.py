@@ -15,17 +15,9 @@ from torch import Tensor
 from zsad.clip import Clip
 from zsad.datamodules import Folder
 from zsad.images import ImageError
-from zsad.memory import FewShot, Memory, MissingReferencesError, draw, read_image
-from zsad.methods import CLIP, WinCLIP
-from zsad.types import Prediction, Record
-
-
-class FewShotCLIP(FewShot, CLIP):
-    """A method without a few-shot form of its own."""
-
-    def __init__(self, backbone: Clip, shots: int = 0, references: str | Path | None = None) -> None:
-        super().__init__(backbone)
-        self.use_references(shots, references, 0)
+from zsad.memory import Memory, MissingReferencesError, draw, read_image
+from zsad.methods import CLIP, WinCLIP, get_method, list_methods
+from zsad.types import Record
 
 
 def quiet() -> Trainer:
@@ -178,13 +170,29 @@ def test_a_bad_reference_leaves_the_class_as_it_was(tree: Path, tiny: Clip, imag
 
 @torch.no_grad()
 def test_any_method_can_be_averaged_with_distances(tiny: Clip, image: Tensor) -> None:
-    model = FewShotCLIP(tiny)
-    names = ["nut"] * 4
+    model, names = CLIP(tiny), ["nut"] * 4
     zero_shot = model(image, names)
-    assert model.with_references(zero_shot, image, names) is zero_shot
     model.fit_references("nut", image[:2])
-    fused = model.with_references(zero_shot, image, names)
+    fused = model(image, names)
     torch.testing.assert_close(fused.anomaly_map[:2], zero_shot.anomaly_map[:2] / 2, atol=1e-6, rtol=0)
-    distance = Prediction(2 * fused.anomaly_map - zero_shot.anomaly_map, 2 * fused.pred_score - zero_shot.pred_score)
-    assert 0 < distance.pred_score[2:].min() <= distance.pred_score.max() <= 1
-    assert (distance.anomaly_map.amax(dim=(1, 2)) <= distance.pred_score + 1e-6).all()
+    tokens, _ = tiny.run_image(tiny.embed_image(image))
+    patches = tiny.ln_post(tokens[:, 1:])
+    bank = patches[:2].flatten(0, 1).numpy()
+    expected = np.stack([cosine_distances(one.numpy(), bank).min(axis=1) for one in patches]) / 2
+    distance = 2 * fused.pred_score - zero_shot.pred_score
+    np.testing.assert_allclose(distance.numpy(), expected.max(axis=1), atol=1e-6)
+    assert (2 * fused.anomaly_map - zero_shot.anomaly_map).amax() <= expected.max() + 1e-6
+    model.forget_references()
+    torch.testing.assert_close(model(image, names), zero_shot, atol=0, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::zsad.methods.trained.UntrainedWarning")
+@pytest.mark.parametrize("name", list_methods())
+def test_every_method_takes_references(name: str, tree: Path, tiny: Clip) -> None:
+    methods = [get_method(name)(tiny, shots=shots) for shots in (0, 1)]
+    zero_shot, few_shot = (quiet().predict(model.eval(), Folder(tree, batch_size=8)) for model in methods)
+    assert methods[1].memory.classes == ["nut", "tile"]
+    assert methods[0].memory.classes == []
+    assert not torch.equal(zero_shot[0].anomaly_map, few_shot[0].anomaly_map)  # type: ignore[index, union-attr]
+    low, high = methods[1].score_range or (-np.inf, np.inf)
+    assert low <= few_shot[0].anomaly_map.min() <= few_shot[0].anomaly_map.max() <= high  # type: ignore[index, union-attr]

@@ -92,18 +92,19 @@ class Memory(nn.Module):
 class _Source(Protocol):
     """What few-shot needs from a datamodule."""
 
-    class_names: list[str]
+    @property
+    def class_names(self) -> list[str]: ...
 
     def select(self, split: str) -> Sequence[Record]: ...
 
 
 class FewShot(LightningModule):
-    """Gives a method normal reference images per class; without any it stays zero-shot.
+    """Gives every method normal reference images per class; without any it stays zero-shot.
 
     References come from one of three places: :meth:`fit_references`; a folder with one sub-folder per class, or with
     images for whatever class is asked for; or the normal images of the datamodule's ``train`` part, drawn by seed when
-    a run starts. A method that composes this calls :meth:`use_references` in its constructor, may replace
-    :meth:`reference_features`, and reads :attr:`memory` in ``score`` if :meth:`is_few_shot` says so.
+    a run starts. A method whose paper has a few-shot form replaces :meth:`reference_features` and reads
+    :attr:`memory` in its ``score`` if :meth:`is_few_shot` says so; the others get :meth:`with_references`.
     """
 
     clip: Clip
@@ -201,10 +202,19 @@ class FewShot(LightningModule):
         self._start_references()
 
     def _start_references(self) -> None:
-        """Replace what an earlier run fetched; references given by hand stay."""
+        self.draw_references(getattr(self.trainer, "datamodule", None))
+
+    def draw_references(self, source: _Source | None) -> None:
+        """Replace what an earlier draw fetched; references given by hand stay. A run does this by itself.
+
+        Args:
+            source: A datamodule; without one, or for a zero-shot method, nothing is drawn.
+
+        Raises:
+            MissingReferencesError: If a class has too few normal images.
+        """
         self.memory.drop(self._drawn)
         self._drawn.clear()
-        source: _Source | None = getattr(self.trainer, "datamodule", None)
         if source is not None and (self.shots or self.references is not None):
             for name in source.class_names:
                 self._fetch(name, source)

@@ -95,7 +95,7 @@ def test_order_batches_shape_and_scale_do_not_matter(
         exact.update(4 * maps[part][:, None], masks[part][:, None] * 255)
         second.update(list(maps[part]), [mask.bool() for mask in masks[part]])
     assert exact.compute().item() == pytest.approx(expected, abs=1e-12)
-    for name in ("n_positive", "n_negative", "weight", "low_score", "high_score", "n_regions"):
+    for name in ("n_positive", "n_pixel", "weight", "low_score", "high_score", "n_regions"):
         assert torch.equal(getattr(first, name), getattr(second, name))
     assert abs(first.counts().overlap[-1].item() - first.counts().regions) < 1e-6  # type: ignore[index]
 

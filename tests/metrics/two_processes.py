@@ -12,7 +12,7 @@ from zsad.metrics import AUPRO, AUROC, Evaluator, RepeatedImageWarning
 
 IMAGES = 13
 SETTINGS: list[dict[str, Any]] = [{"mode": "exact"}, {"mode": "binned", "score_range": (0.0, 1.0), "bits": 16}]
-STATES = ("n_positive", "n_negative", "weight", "low_score", "high_score", "n_regions", "clamped")
+STATES = ("n_positive", "n_pixel", "weight", "low_score", "high_score", "n_regions", "clamped")
 
 
 def add(evaluator: Evaluator, items: list[Any], paths: list[str]) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,14 @@ class MethodSpec:
         return get_method(self.name)
 
     @property
-    def seeded(self) -> bool:
-        """Whether results depend on a seed; others are run once."""
-        return "seed" in _arguments(self.kind)
+    def seeded(self) -> tuple[str, ...]:
+        """Options that a cell's seed sets; a method without any is run once."""
+        few_shot = bool(self.options.get("shots"))
+        return ("seed",) * ("seed" in _arguments(self.kind)) + ("shot_seed",) * few_shot
+
+    def at(self, seed: int) -> "MethodSpec":
+        """Return the method with the options that a cell's seed sets."""
+        return replace(self, options={**self.options, **dict.fromkeys(self.seeded, seed)})
 
 
 @dataclass(frozen=True)

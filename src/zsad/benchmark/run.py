@@ -179,6 +179,7 @@ class Runner:
         data.protocol = method.protocol
         evaluator = Evaluator(options.mode, method.score_range, METRICS, bootstrap=options.bootstrap).to(device)
         method.forget_text()
+        method.draw_references(data)
         seconds, images = 0.0, []
         highest, low, high = [], math.inf, -math.inf
         for batch in batches(data):
@@ -260,7 +261,7 @@ class Runner:
             if source is not None:
                 accelerator = {"cuda": "gpu"}.get(device.type, device.type)
                 method, weights = trained(
-                    cell.method,
+                    cell.method.at(cell.seed),
                     source,
                     cell.seed,
                     clip,
@@ -269,8 +270,7 @@ class Runner:
                     {"accelerator": accelerator, "devices": 1},
                 )
             else:
-                seeded = {"seed": seed} if seed is not None else {}
-                method = kind(**{"backbone": clip, **_without_backbone(cell.method.options), **seeded})
+                method = kind(**{"backbone": clip, **_without_backbone(cell.method.at(cell.seed).options)})
             self._model = (key, method.eval().to(device), weights)
         return self._model[1], self._model[2]
 

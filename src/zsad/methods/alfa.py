@@ -15,7 +15,6 @@ from zsad.clip import Clip
 from zsad.clip.blocks import value
 from zsad.llm import LLM, AnswerCache, CacheMode, llm_config, load_llm
 from zsad.maps import probability, to_grid, upsample
-from zsad.memory import FewShot
 from zsad.methods.base import Method
 from zsad.methods.winclip import class_token_only
 from zsad.prompts.alfa import ClassPrompts, PromptWriter, load_alfa_prompts
@@ -143,7 +142,7 @@ def align(prompts: Tensor, values: Tensor, local: Tensor, ridge: float = 0.1, pr
         return aligned.float()
 
 
-class ALFA(FewShot, Method):
+class ALFA(Method):
     """Choose prompts for each image, align them with each window, and average the windows' scores harmonically.
 
     Paper: Zhu et al., "Do LLMs Understand Visual Anomalies?" (ACM MM 2024, arXiv 2404.09654). Training-free. No code
@@ -181,9 +180,6 @@ class ALFA(FewShot, Method):
         prompts: Packaged word lists (``"alfa"``) or a YAML file of that form.
         readable: Raw class name -> readable name, for classes that the word lists do not have; under a Trainer the
             benchmark's own suggestions are added.
-        shots: Normal reference images per class; 0 is zero-shot, unless a folder is given.
-        references: Folder of normal images, ``<folder>/<class>/*`` or ``<folder>/*``.
-        shot_seed: Decides which references are drawn.
         **kwargs: Options of :class:`~zsad.methods.base.Method`; ``sigma`` is 0, as the paper smooths nothing.
 
     Raises:
@@ -192,6 +188,7 @@ class ALFA(FewShot, Method):
 
     published_backbone = "ViT-B-16-plus-240/laion400m_e32"
     published_protocol = ImageProtocol(size=240)
+    few_shot_in_score = True
 
     def __init__(
         self,
@@ -221,9 +218,6 @@ class ALFA(FewShot, Method):
         max_per_label: int | None = None,
         prompts: str = "alfa",
         readable: Mapping[str, str] | None = None,
-        shots: int = 0,
-        references: str | Path | None = None,
-        shot_seed: int = 0,
         **kwargs: Any,
     ) -> None:
         model = load_llm(llm)
@@ -281,7 +275,6 @@ class ALFA(FewShot, Method):
         self._seen: tuple[weakref.ref[Tensor], int, Tensor] | None = None
         self._chosen: Tensor | None = None
         self._counts: dict[str, Tensor] = {}
-        self.use_references(shots, references, shot_seed)
 
     # ---- text
 

@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import Self
 
@@ -15,6 +15,7 @@ from zsad.clip import Clip, load_clip
 from zsad.clip.backbone import Position
 from zsad.clip.loading import Activation
 from zsad.maps import smooth
+from zsad.memory import FewShot
 from zsad.metrics import Evaluator
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
@@ -23,7 +24,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint does not fit the method that is asked to load it."""
 
 
-class Method(LightningModule, ABC):
+class Method(FewShot, ABC):
     """A zero-shot anomaly detector; a child writes :meth:`text_features` and :meth:`score`, a trained one :meth:`loss`.
 
     Args:
@@ -35,6 +36,10 @@ class Method(LightningModule, ABC):
         activation: Asks by name for an activation that differs from the weights' own.
         metrics: Mode of the evaluator in validation and test: ``"binned"`` has a fixed memory and reports its error
             bound, ``"exact"`` keeps every score.
+        shots: Normal reference images per class to draw from the data; 0 is zero-shot, unless a folder is given. What
+            the method does with them is said in :class:`~zsad.memory.FewShot`, unless it has a way of its own.
+        references: Folder of normal images, ``<folder>/<class>/*`` or ``<folder>/*``.
+        shot_seed: Decides which references are drawn.
     """
 
     published_backbone: ClassVar[str]
@@ -55,6 +60,9 @@ class Method(LightningModule, ABC):
         position: Position = "bicubic",
         activation: Activation | None = None,
         metrics: Literal["binned", "exact"] = "binned",
+        shots: int = 0,
+        references: str | Path | None = None,
+        shot_seed: int = 0,
     ) -> None:
         super().__init__()
         if sigma < 0:
@@ -69,6 +77,7 @@ class Method(LightningModule, ABC):
             image_size = self.published_protocol.size if model == published else self.clip.image_size
         self.protocol = replace(self.published_protocol, size=image_size)
         self.sigma = sigma
+        self.use_references(shots, references, shot_seed)
         self.evaluator = Evaluator(mode=metrics, score_range=self.score_range)
         self.strict_loading = False  # the backbone is never in a checkpoint; see on_load_checkpoint
         self._text: dict[str, Tensor] = {}
@@ -134,6 +143,7 @@ class Method(LightningModule, ABC):
             )
         paths = [str(i) for i in range(len(image))] if image_paths is None else list(image_paths)
         prediction = self.score(image, self.text(class_names), Context(list(class_names), paths))
+        prediction = self.with_references(prediction, image, class_names)
         return prediction._replace(anomaly_map=smooth(prediction.anomaly_map, self.sigma))
 
     # ---- Lightning

@@ -31,7 +31,18 @@ from zsad.token_cache import (
 )
 from zsad.types import Batch, Prediction
 
-_OWN_OPTIONS = {"seed", "cache", "cache_dtype", "cache_dir", "allow_same_data", "metrics", "sigma"}
+_OWN_OPTIONS = {
+    "seed",
+    "cache",
+    "cache_dtype",
+    "cache_dir",
+    "allow_same_data",
+    "metrics",
+    "sigma",
+    "shots",
+    "references",
+    "shot_seed",
+}
 
 
 class UntrainedWarning(UserWarning):
@@ -249,6 +260,7 @@ class TrainedMethod(Method):
         Raises:
             SameDataError: Unless ``allow_same_data``, or the data module's own ``allow_same``.
         """
+        super().on_test_start()
         if not self.trained_on:
             rank_zero_info(f"{type(self).__name__}: not trained, or trained on unknown data.")
             return

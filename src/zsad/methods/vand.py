@@ -13,18 +13,16 @@ from zsad.clip import Clip
 from zsad.clip.loading import Activation
 from zsad.losses import dice, focal
 from zsad.maps import probability, similarity, to_grid, upsample
-from zsad.memory import FewShot
 from zsad.methods.base import CheckpointError
 from zsad.methods.prototypes import prototypes
 from zsad.methods.trained import TrainedMethod
-from zsad.metrics import Evaluator
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
 _AUTHOR_DATA = {"mvtec_pretrained": "mvtec_ad", "visa_pretrained": "visa"}
 
 
-class VAND(FewShot, TrainedMethod):
+class VAND(TrainedMethod):
     """Train one linear layer per block on an auxiliary data set; compare projected patches with a prompt ensemble.
 
     Follows the released code (ByChelsea/VAND-APRIL-GAN): exact GELU in OpenAI's QuickGELU weights, logits enlarged
@@ -47,10 +45,7 @@ class VAND(FewShot, TrainedMethod):
         betas: Averaging factors of Adam.
         eps: Small number in Adam's denominator.
         weight_decay: L2 penalty of Adam.
-        shots: Normal reference images per class to draw from the data, with replacement; 0 is zero-shot, unless a
-            folder is given. The released few-shot script uses 4.
-        references: Folder of normal images, ``<folder>/<class>/*`` or ``<folder>/*``.
-        shot_seed: Decides which references are drawn.
+        shot_seed: Decides which references are drawn, with replacement; the released few-shot script takes ``shots=4``.
         few_shot_score: Image score of the evaluation with references. ``"text"``: as without. ``"class_minmax"``: the
             published rule, its mean with the maximum of the map brought to [0, 1] by the class's least and greatest
             maximum; a score then depends on the whole test set, so it exists at the end of validation and test only.
@@ -82,14 +77,12 @@ class VAND(FewShot, TrainedMethod):
         betas: tuple[float, float] = (0.5, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        shots: int = 0,
-        references: str | Path | None = None,
         shot_seed: int = 42,
         few_shot_score: Literal["text", "class_minmax"] = "text",
         activation: Activation | None = "gelu",
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, activation=activation, **kwargs)
+        super().__init__(backbone, activation=activation, shot_seed=shot_seed, **kwargs)
         last = self.clip.depth
         self.layers = tuple(sorted({max(1, last * part // 4) for part in (1, 2, 3, 4)}) if layers is None else layers)
         if not self.layers or list(self.layers) != sorted({n for n in self.layers if 1 <= n <= last}):
@@ -104,7 +97,6 @@ class VAND(FewShot, TrainedMethod):
         self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.few_shot_score = few_shot_score
-        self.use_references(shots, references, shot_seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.fc = nn.ModuleList(nn.Linear(self.clip.width, self.clip.dim) for _ in self.layers)
@@ -181,8 +173,7 @@ class VAND(FewShot, TrainedMethod):
 
     def _declare_range(self) -> None:
         highest = len(self.layers) * (3.0 if self.memory.classes else 1.0)  # a layer's distances lie in [0, 2]
-        self.score_range = (0.0, highest)
-        self.evaluator = Evaluator(mode=self.hparams["metrics"], score_range=self.score_range)
+        self.declare_range(0.0, highest)
 
     def _start(self) -> None:
         super()._start()

@@ -1,7 +1,6 @@
 """WinCLIP and WinCLIP+: windows of patches against prompt ensembles, with normal reference images if there are any."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from zsad.clip import Clip
 from zsad.clip.blocks import Step, merge_heads, qkv
 from zsad.maps import probability, similarity, to_grid, upsample
-from zsad.memory import FewShot
 from zsad.methods.base import Method
 from zsad.methods.prototypes import prototypes
 from zsad.prompts import ClassWords, load_prompts
@@ -30,7 +28,7 @@ class WindowTokens(NamedTuple):
     """Scale -> (batch, windows, dim) projected class token of each window's own pass."""
 
 
-class WinCLIP(FewShot, Method):
+class WinCLIP(Method):
     """Score sliding windows of patches against "normal" and "anomalous" prompt ensembles, harmonically averaged.
 
     Each window is a forward pass of the class token and the window's own patches. With references (see
@@ -49,9 +47,6 @@ class WinCLIP(FewShot, Method):
         normalise_prompts: Give each prompt embedding unit length before the mean.
         align_corners: How the patch map is enlarged.
         chunk: Windows in one forward pass, which bounds the memory; the result does not depend on it.
-        shots: Normal reference images per class to draw from the data; 0 is zero-shot, unless a folder is given.
-        references: Folder of normal images, ``<folder>/<class>/*`` or ``<folder>/*``.
-        shot_seed: Decides which references are drawn.
         **kwargs: Options of :class:`~zsad.methods.base.Method`.
     """
 
@@ -69,9 +64,6 @@ class WinCLIP(FewShot, Method):
         normalise_prompts: bool = False,
         align_corners: bool = False,
         chunk: int | None = 256,
-        shots: int = 0,
-        references: str | Path | None = None,
-        shot_seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
@@ -86,7 +78,6 @@ class WinCLIP(FewShot, Method):
         self.normalise_prompts = normalise_prompts
         self.align_corners = align_corners
         self.chunk = chunk
-        self.use_references(shots, references, shot_seed)
 
     def text_features(self, class_names: Sequence[str]) -> Tensor:
         """Return the mean prompt embeddings of each class, (classes, 2, dim), not of unit length."""

@@ -1,8 +1,9 @@
 """States of the metrics over batches and processes: all scores, or histograms of fixed size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -16,6 +17,8 @@ from zsad.metrics.pairs import check_finite
 from zsad.metrics.regions import Regions
 
 Mode = Literal["exact", "binned"]
+BLOCK = 2**15
+"""Scores that are put into bins at a time on the host."""
 REGION_UNIT = 2**44
 """Weight of one region where weights are integers; a class may then have up to 2 ** 19 regions."""
 
@@ -61,7 +64,7 @@ class ScoreAccumulator(ListMetric):
         mode: ``"exact"`` keeps every score (4 bytes per negative, 12 per positive). ``"binned"`` keeps, per bin of
             scores, two counts, the region weight and the extreme scores: of fixed size, and it adds up.
         score_range: Range of the scores, for the bins; see :class:`ScoreBins`.
-        bits: Binary logarithm of the number of bins.
+        bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
         regions: Whether region weights are kept.
         integer_weights: Hold the region weights of the binned mode as integers, which makes states independent of
             order, batches, devices and processes, bit by bit. Otherwise float64.
@@ -76,8 +79,8 @@ class ScoreAccumulator(ListMetric):
     area: list[Tensor]
     low_score: Tensor
     high_score: Tensor
+    n_pixel: Tensor
     n_positive: Tensor
-    n_negative: Tensor
     weight: Tensor
     n_regions: Tensor
     clamped: Tensor
@@ -86,7 +89,7 @@ class ScoreAccumulator(ListMetric):
         self,
         mode: Mode = "binned",
         score_range: tuple[float, float] | None = None,
-        bits: int = 20,
+        bits: int | None = None,
         regions: bool = False,
         integer_weights: bool = True,
         **kwargs: Any,
@@ -105,7 +108,7 @@ class ScoreAccumulator(ListMetric):
             self.add_list("negative", torch.float32)
             self.add_list("area", torch.int64)
         else:  # empty until the first update: torchmetrics keeps a copy of the default
-            for name, reduce in (("n_positive", "sum"), ("n_negative", "sum"), ("weight", "sum")):
+            for name, reduce in (("n_positive", "sum"), ("n_pixel", "sum"), ("weight", "sum")):
                 dtype = torch.float64 if name == "weight" and not integer_weights else torch.int64
                 self.add_state(name, torch.zeros(0, dtype=dtype), dist_reduce_fx=reduce)
             self.add_state("low_score", torch.zeros(0), dist_reduce_fx="min")
@@ -138,25 +141,28 @@ class ScoreAccumulator(ListMetric):
 
     def _bin(self, scores: Tensor, pixel: Tensor, area: Tensor) -> None:
         self._allocate()
-        number = self.bins(scores)
-        self.n_negative.scatter_add_(0, number, torch.ones_like(number))
-        self.low_score.scatter_reduce_(0, number, scores, "amin")
-        self.high_score.scatter_reduce_(0, number, scores, "amax")
+        one = self.n_pixel.new_ones(1)
+        blocks: Sequence[Tensor] = [scores]
+        if scores.device.type == "cpu":  # memory is what takes time: visit the bins in order, and stay in the cache
+            blocks = torch.from_numpy(np.sort(scores.numpy())).split(BLOCK)
+        for block in blocks:
+            number = self.bins(block)
+            self.n_pixel.scatter_add_(0, number, one.expand_as(number))
+            self.low_score.scatter_reduce_(0, number, block, "amin")
+            self.high_score.scatter_reduce_(0, number, block, "amax")
         self.clamped = self.clamped + self.bins.outside(scores)
-        number = number[pixel]
-        one = torch.ones_like(number)
-        self.n_positive.scatter_add_(0, number, one)
-        self.n_negative.scatter_add_(0, number, -one)
+        number = self.bins(scores[pixel])
+        self.n_positive.scatter_add_(0, number, one.expand_as(number))
         if self.regions:
             weight = REGION_UNIT // area if self.integer_weights else area.double().reciprocal()
             self.weight.scatter_add_(0, number, weight.to(self.weight.dtype))
 
     def _allocate(self) -> None:
-        if self.mode == "exact" or len(self.n_negative):
+        if self.mode == "exact" or len(self.n_pixel):
             return
         size, device = len(self.bins), self.device
         self.n_positive = torch.zeros(size, dtype=torch.int64, device=device)
-        self.n_negative = torch.zeros(size, dtype=torch.int64, device=device)
+        self.n_pixel = torch.zeros(size, dtype=torch.int64, device=device)
         self.low_score = torch.full((size,), torch.inf, device=device)
         self.high_score = torch.full((size,), -torch.inf, device=device)
         if self.regions:
@@ -168,8 +174,8 @@ class ScoreAccumulator(ListMetric):
             area = self.joined("area") if self.regions else None
             return count_scores(self.joined("positive"), self.joined("negative"), area, int(self.n_regions))
         self._allocate()
-        row = (self.n_positive + self.n_negative).nonzero().flatten().flip(0)
-        positive, negative = self.n_positive[row].cumsum(0), self.n_negative[row].cumsum(0)
+        row = self.n_pixel.nonzero().flatten().flip(0)
+        positive, total = self.n_positive[row].cumsum(0), self.n_pixel[row].cumsum(0)
         overlap, error, regions = None, 0.0, int(self.n_regions)
         if self.regions:
             overlap = self.weight[row].cumsum(0).double()
@@ -186,7 +192,7 @@ class ScoreAccumulator(ListMetric):
             self.low_score[row],
             self.high_score[row],
             positive.double(),
-            negative.double(),
+            (total - positive).double(),
             overlap,
             float(regions),
             error,
@@ -200,10 +206,10 @@ class ScoreAccumulator(ListMetric):
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         self._allocate()
-        if self.mode == "binned" and not len(incoming_state["n_negative"]):  # the other side has seen nothing
+        if self.mode == "binned" and not len(incoming_state["n_pixel"]):  # the other side has seen nothing
             incoming_state = {
                 **incoming_state,
-                **{n: getattr(self, n).new_zeros(1) for n in ("n_positive", "n_negative")},
+                **{n: getattr(self, n).new_zeros(1) for n in ("n_positive", "n_pixel")},
             }
             incoming_state["low_score"] = self.low_score.new_full((1,), torch.inf)
             incoming_state["high_score"] = self.high_score.new_full((1,), -torch.inf)
@@ -230,7 +236,7 @@ class ScoreMetric(ScoreAccumulator):
         self,
         mode: Mode = "binned",
         score_range: tuple[float, float] | None = None,
-        bits: int = 20,
+        bits: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(mode, score_range, bits, **kwargs)

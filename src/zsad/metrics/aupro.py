@@ -82,7 +82,7 @@ class AUPRO(ScoreMetric):
         steps: Number of thresholds of the variants that have one.
         mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
         score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
-        bits: Binary logarithm of the number of bins.
+        bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
         integer_weights: Hold region weights as integers: the binned state is then the same bit by bit whatever the
             order, the batches, the device and the number of processes.
         resize: What to do where a mask and its map differ in size: ``"error"``, or resize the ``"mask"`` or ``"map"``.
@@ -106,7 +106,7 @@ class AUPRO(ScoreMetric):
         steps: int | None = None,
         mode: Mode = "binned",
         score_range: tuple[float, float] | None = None,
-        bits: int = 20,
+        bits: int | None = None,
         integer_weights: bool = True,
         resize: Resize = "error",
         **kwargs: Any,

@@ -58,7 +58,7 @@ class AveragePrecision(ScoreMetric):
     Args:
         mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
         score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
-        bits: Binary logarithm of the number of bins.
+        bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
         **kwargs: Of ``torchmetrics.Metric``.
 
     Example:

@@ -61,7 +61,7 @@ class Evaluator(nn.Module):
         confidence: Share of the resampled values inside an interval.
         seed: Seed of the resampling.
         curves: Whether to keep ROC, precision-recall and overlap curves in the result.
-        bits: Binary logarithm of the number of bins; 20 takes 33 MB per class, 18 takes 8 MB.
+        bits: Binary logarithm of the number of bins; by default 20 (33 MB per class), and 19 with a range.
         integer_weights: Hold region weights as integers, so that binned states are the same bit by bit whatever the
             order, the device and the number of processes.
         resize: What to do where a mask and its map differ in size: ``"error"``, or resize the ``"mask"`` or ``"map"``.
@@ -89,7 +89,7 @@ class Evaluator(nn.Module):
         confidence: float = 0.95,
         seed: int = 0,
         curves: bool = False,
-        bits: int = 20,
+        bits: int | None = None,
         integer_weights: bool = True,
         resize: Resize = "error",
     ) -> None:

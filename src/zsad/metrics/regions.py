@@ -29,16 +29,16 @@ def find_regions(mask: Tensor, connectivity: Connectivity = 8) -> Regions:
         connectivity: 8 if diagonal neighbours touch, 4 if they do not.
     """
     pixels = mask.cpu().numpy()
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    if not len(rows):
+    pixel = np.flatnonzero(pixels)
+    if not len(pixel):
         nothing = torch.zeros(0, dtype=torch.int64)
         return Regions(nothing, nothing, 0)
-    top, left = int(rows[0]), int(columns[0])
-    crop = pixels[top : rows[-1] + 1, left : columns[-1] + 1]  # defects are small: label only where they are
+    row, column = np.divmod(pixel, pixels.shape[1])
+    top, left = row[0], column.min()
+    crop = pixels[top : row[-1] + 1, left : column.max() + 1]  # defects are small: label only where they are
     labels, number = ndimage.label(crop, structure=ndimage.generate_binary_structure(2, connectivity // 4))
-    row, column = np.nonzero(crop)
-    area = np.bincount(labels.ravel())[labels[row, column]]
-    pixel = (row + top) * pixels.shape[1] + column + left
+    label = labels[row - top, column - left]
+    area = np.bincount(label)[label]
     return Regions(torch.from_numpy(pixel), torch.from_numpy(area), int(number))
 
 
