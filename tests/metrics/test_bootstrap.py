@@ -64,7 +64,7 @@ def test_many_bins_are_joined_without_moving_the_interval() -> None:
     maps[:, 10:30, 10:30] += 0.2 * torch.rand(12, 1, 1, generator=rng)
     result = {}
     for score_range in (None, (0.0, 1.2)):
-        evaluator = Evaluator("exact", score_range, bootstrap=100, metrics=["pixel_auroc", "pixel_ap", "aupro"])
+        evaluator = Evaluator("exact", score_range, bootstrap=1000, metrics=["pixel_auroc", "pixel_ap", "aupro"])
         evaluator.update(["a"] * 12, maps.amax((1, 2)), masks.amax((1, 2)), maps, masks)
         result[score_range] = evaluator.compute().intervals["a"]
     for metric, ends in result[None].items():
