@@ -17,7 +17,7 @@ from zsad.metrics.pairs import check_finite
 from zsad.metrics.regions import Regions
 
 Mode = Literal["exact", "binned"]
-BLOCK = 2**15
+BLOCK = 2**16
 """Scores that are put into bins at a time on the host."""
 REGION_UNIT = 2**44
 """Weight of one region where weights are integers; a class may then have up to 2 ** 19 regions."""

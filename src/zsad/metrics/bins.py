@@ -69,7 +69,10 @@ class ScoreBins:
 
     def outside(self, scores: Tensor) -> Tensor:
         """Return how many scores lie outside the declared range."""
-        if self.score_range is None:
-            return torch.zeros((), dtype=torch.int64, device=scores.device)
+        nothing = torch.zeros((), dtype=torch.int64, device=scores.device)
+        if self.score_range is None or not len(scores):
+            return nothing
         low, high = self.score_range
-        return (scores.clamp(low, high) != scores).sum()
+        lowest, highest = torch.stack(scores.aminmax()).tolist()
+        # nearly always there is nothing to count, and the extremes are found faster
+        return nothing if low <= lowest and highest <= high else (scores.clamp(low, high) != scores).sum()
