@@ -1,4 +1,4 @@
-"""Development jobs: ``nox -s tests lint types docs demo``, and ``minimum`` for the oldest supported dependencies."""
+"""Development jobs: ``nox -s tests lint types docs demo browser``, and ``minimum`` for the oldest supported dependencies."""
 
 from __future__ import annotations
 
@@ -51,6 +51,13 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; warnings are errors."""
     session.install("-e", ".[docs]")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Open the benchmark's report in headless Chromium; needs chromium and chromedriver on the path."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n0", "-m", "browser", *session.posargs)
 
 
 @nox.session
