@@ -1,4 +1,4 @@
-"""Development jobs: ``nox -s tests lint types docs demo browser``, and ``minimum`` for the oldest supported dependencies."""
+"""Development jobs: ``nox -s tests lint types docs demo browser``; ``minimum`` for the oldest dependencies."""
 
 from __future__ import annotations
 

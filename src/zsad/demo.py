@@ -22,7 +22,7 @@ from zsad.clip import Clip, load_clip
 from zsad.clip.loading import MINI
 from zsad.images import to_tensor
 from zsad.maps import upsample
-from zsad.methods import METHODS, Method
+from zsad.methods import METHODS, AnoVL, Method
 from zsad.metrics import EvaluationResult, Evaluator
 from zsad.overlay import Limits, outline, overlay
 from zsad.predict import find_device
@@ -44,7 +44,6 @@ _METRICS = {
 _TRIVIAL = ("centre prior", "colour outlier")
 _SHOWN_NORMAL = 4
 
-_TRAINED = "AnomalyCLIP, trained"
 _BATCH = 16
 
 Scorer = Callable[[Sequence[SyntheticSample]], tuple[Tensor, Tensor]]
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--images", type=int, default=200, metavar="N", help="test pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another one gives other pictures (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
-    parser.add_argument("--train", action="store_true", help="train AnomalyCLIP as well; no gain is expected here")
+    parser.add_argument("--train", action="store_true", help="train the methods that learn as well; takes minutes")
     args = parser.parse_args(arguments)
     console = Console()
     start = time.perf_counter()
@@ -97,8 +96,9 @@ def main(arguments: Sequence[str]) -> int:
     clip = load_clip(MINI).to(device)
     samples = split_samples("held-out both", args.images, args.seed)
     methods = {kind.__name__: kind(backbone=clip).to(device) for kind in training_free().values()}
+    methods["AnoVL, adapted"] = AnoVL(clip, adapter="text").to(device)
     if args.train:
-        methods[_TRAINED] = train(clip, args.out, args.seed, console)
+        methods |= {name: model.to(device) for name, model in train(clip, args.out, args.seed, console).items()}
     with console.status("") as status:
         outcomes = run(methods, samples, lambda name: status.update(f"running {name}"))
         status.update("writing pictures")
@@ -113,36 +113,33 @@ def training_free() -> dict[str, type[Method]]:
     return {name: kind for name, kind in METHODS.items() if kind.loss is Method.loss}
 
 
-def train(clip: Clip, folder: Path, seed: int, console: Console, images: int = 416, epochs: int = 20) -> Method:
-    """Return AnomalyCLIP trained on generated pictures of classes and defects that zsad-mini has seen.
+def train(
+    clip: Clip, folder: Path, seed: int, console: Console, images: int = 400, epochs: int | None = 5
+) -> dict[str, Method]:
+    """Return the methods that learn, trained on generated pictures of classes and defects that zsad-mini has seen.
 
     Args:
         clip: The backbone.
-        folder: Gets the cached image features and the checkpoint.
+        folder: Gets the weights files, and the cached image features.
         seed: Of the pictures and of the training.
-        console: Gets the fall of the loss.
+        console: Gets a line per method.
         images: Training pictures.
-        epochs: Passes over them.
+        epochs: Passes over them; None takes each method's published number.
     """
-    from lightning.pytorch import Trainer
+    from zsad.benchmark.grid import DataSpec, MethodSpec
+    from zsad.benchmark.train import trained
 
-    from zsad.datamodules.synthetic import Synthetic
-    from zsad.methods import AnomalyCLIP
-
-    model = AnomalyCLIP(clip, seed=seed, cache_dir=str(folder / "cache"))
-    data = Synthetic(train_images=images, seed=seed, batch_size=_BATCH)
-    device = clip.logit_scale.device
-    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    trainer = Trainer(max_epochs=epochs, accelerator=device.type, devices=1, default_root_dir=folder, **options)
-    trainer.fit(model, data)
-    loss = float(trainer.callback_metrics["train/loss"])
-    weights = model.save_weights(folder / "anomalyclip.safetensors")
-    console.print(
-        f"AnomalyCLIP: {epochs} epochs over {images} pictures, loss {loss:.2f} at the end; weights in {weights}. "
-        "No gain is expected here: zsad-mini was trained against prompts written by hand.",
-        soft_wrap=True,
-    )
-    return model
+    data = DataSpec("synthetic", "Synthetic", {"train_images": images, "seed": seed})
+    options = {"accelerator": clip.logit_scale.device.type, "devices": 1, "enable_progress_bar": True}
+    free, methods = training_free(), {}
+    for name, kind in METHODS.items():
+        if name not in free:
+            spec = MethodSpec(name, name, {"cache_dir": str(folder / "cache")})
+            model, weights = trained(spec, data, seed, clip, folder, epochs, options)
+            methods[f"{kind.__name__}, trained"] = model
+            console.print(f"{kind.__name__}: trained on {images} pictures; weights in {weights}", soft_wrap=True)
+    console.print("No gain is expected here: zsad-mini was trained against prompts written by hand.")
+    return methods
 
 
 def run(

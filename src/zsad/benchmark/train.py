@@ -55,7 +55,7 @@ def trained(
         clip: The shared backbone.
         out: Results folder.
         epochs: In place of the published number.
-        trainer_options: For Lightning's Trainer.
+        trainer_options: For Lightning's Trainer, which is silent by default.
     """
     kind: Any = method.kind
     options = {**method.options, "seed": seed}
@@ -74,15 +74,14 @@ def trained(
         if not target.is_file():
             data = source.build(batch_size=model.published_batch_size)
             data.protocol = model.protocol
+            quiet: dict[str, Any] = dict.fromkeys(
+                ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+            )
             trainer = Trainer(
                 max_epochs=model.published_epochs if epochs is None else epochs,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
                 default_root_dir=out,
                 limit_val_batches=0,
-                **(trainer_options or {}),
+                **(quiet | dict(trainer_options or {})),
             )
             trainer.fit(model, data)
             temporary = target.with_suffix(f".{os.getpid()}.tmp")
