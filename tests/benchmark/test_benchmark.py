@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from zsad.augment import ColourJitter
 from zsad.benchmark.check import main as check
 from zsad.benchmark.command import main
 from zsad.benchmark.report import disagreement
 from zsad.benchmark.report import main as report
+from zsad.clip import Clip
 from zsad.datamodules import Synthetic
 from zsad.datamodules.base import batches
-from zsad.methods import CLIP
+from zsad.methods import AACLIP, CLIP, VAND
 
 DATA = "Synthetic:images=40,classes=[gear,cork],train_images=8"
 COMMON = ["--data", DATA, "--backbone", "zsad-mini", "--device", "cpu", "--mode", "exact"]
@@ -116,6 +118,24 @@ def test_trained_method_is_trained_once_and_says_on_what(tmp_path: Path) -> None
     assert cell["trained"]["file"] == weights[0].name
     assert cell["trained"]["on"]["name"] == "synthetic"
     assert cell["trained"]["on"]["epochs"] == 1
+
+
+def test_references_are_drawn_by_the_cells_seed(tmp_path: Path) -> None:
+    data = "Synthetic:split=seen,images=52,classes=[wood],train_images=104"
+    method = ["--methods", "clip", "clip:shots=1", "--seeds", "0", "1"]
+    assert main(["--data", data, *COMMON[2:], *method, "--out", str(tmp_path)]) == 0
+    values = {Path(name).parts[1] + Path(name).stem: value["image_auroc"] for name, value in metrics(tmp_path).items()}
+    assert len(values) == 3  # zero-shot has nothing random
+    assert len(set(values.values())) == 3
+
+
+def test_training_follows_the_published_protocol(tiny: Clip) -> None:
+    assert VAND(tiny).published_fit("visa") == (15, {})
+    assert VAND(tiny).published_fit("mvtec_ad") == (3, {"stitch": 0.2})
+    assert AACLIP(tiny).published_fit("visa") == (5, {})
+    epochs, options = AACLIP(tiny, "image").published_fit("visa")
+    assert epochs == 15
+    assert isinstance(options["augment"], ColourJitter)
 
 
 def test_check_finds_the_same_numbers_and_a_changed_one(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

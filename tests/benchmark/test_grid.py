@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec, write_json
+from zsad.benchmark.run import cells_of
+from zsad.benchmark.train import TrainingDataError, source_for
 
 
 def test_method_with_options() -> None:
@@ -43,6 +45,29 @@ def test_data_with_root_and_options() -> None:
     assert (spec.name, spec.label) == ("MVTecAD", "mvtec_ad")
     assert dict(spec.options) == {"classes": ["screw", "pill"], "batch_size": 2, "root": "data/mvtec"}
     assert DataSpec.parse("Synthetic:split=seen").label == "synthetic"
+
+
+def test_a_cells_seed_sets_what_is_random() -> None:
+    data = DataSpec.parse("Synthetic:classes=[gear]")
+    for text, options in (
+        ("clip", {}),
+        ("clip:shots=2", {"shots": 2, "shot_seed": 7}),
+        ("anovl", {"seed": 7}),
+        ("vand:shots=1", {"shots": 1, "seed": 7, "shot_seed": 7}),
+    ):
+        spec = MethodSpec.parse(text)
+        assert dict(spec.at(7).options) == options
+        assert len(cells_of([spec], [data], [0, 7])) == (1 if text == "clip" else 2)
+
+
+def test_the_source_is_the_first_that_is_other_data(tmp_path: Path) -> None:
+    names = ("MVTecAD=mvtec", "VisA=visa", "Folder=bolts", "Folder=./nuts", "Synthetic")
+    mvtec, visa, bolts, nuts, synthetic = (DataSpec.parse(name) for name in names)
+    assert source_for(mvtec, [mvtec, visa]) is visa
+    assert source_for(bolts, [DataSpec.parse("Folder=./bolts"), nuts]) is nuts
+    assert source_for(synthetic, [synthetic]) is synthetic  # its training pictures are others
+    with pytest.raises(TrainingDataError, match="auxiliary data that is not MVTecAD"):
+        source_for(mvtec, [DataSpec.parse("MVTecAD=elsewhere")])
 
 
 def test_paths_are_readable_and_unique(tmp_path: Path) -> None:

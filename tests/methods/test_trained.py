@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.conftest import make_clip
 from zsad.clip import Clip
-from zsad.methods import AnomalyCLIP, CheckpointError, CoOp
+from zsad.methods import VAND, AnomalyCLIP, CheckpointError, CoOp
 from zsad.methods.trained import SameDataError, TrainedMethod, UntrainedWarning, describe_training
 from zsad.token_cache import CachedSamples
 
@@ -124,7 +124,7 @@ def fitted(tiny: Clip, folder: Path, data: Any = None, kind: type[TrainedMethod]
     return made, curve.losses, calls.images
 
 
-@pytest.mark.parametrize("kind", [AnomalyCLIP, CoOp])
+@pytest.mark.parametrize("kind", [AnomalyCLIP, CoOp, VAND])
 def test_cached_training_is_uncached_training(tiny: Clip, tmp_path: Path, kind: type[TrainedMethod]) -> None:
     cached, losses, images = fitted(tiny, tmp_path, kind=kind)
     uncached, expected, all_images = fitted(tiny, tmp_path, kind=kind, cache="off")

@@ -91,7 +91,8 @@ def test_class_minmax_is_the_mean_with_the_place_between_the_extremes() -> None:
     assert class_minmax(torch.tensor([0.2]), torch.tensor([2.0]), 2.0, 2.0).item() == pytest.approx(0.1)
 
 
-def test_published_few_shot_scores_exist_at_the_end_of_a_run(tiny: Clip) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_published_few_shot_scores_exist_at_the_end_of_a_run(tiny: Clip, processes: int) -> None:
     model = VAND(tiny, few_shot_score="class_minmax")
     images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(12) % 2
@@ -103,7 +104,14 @@ def test_published_few_shot_scores_exist_at_the_end_of_a_run(tiny: Clip) -> None
          "gt_mask": torch.zeros(32, 32, dtype=torch.bool).index_fill(0, torch.tensor([3]), bool(labels[i]))}
         for i in range(12)
     ]  # fmt: skip
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp_spawn" if processes > 1 else "auto",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     got = trainer.test(model, DataLoader(samples, batch_size=5), verbose=False)[0]  # type: ignore[arg-type]
     prediction = model(images, names)
     highest = prediction.anomaly_map.amax(dim=(1, 2))

@@ -131,9 +131,14 @@ class DataSpec:
             label = Path(root).name  # a user's own data: the folder says more than "folder"
         return cls(label, kind.__name__, options)
 
+    @property
+    def kind(self) -> type[BenchmarkDataModule]:
+        """The class."""
+        return get_datamodule(self.name)
+
     def build(self, **more: Any) -> BenchmarkDataModule:
         """Return the data module."""
-        return get_datamodule(self.name)(**{**self.options, **more})
+        return self.kind(**{**self.options, **more})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class TrainingDataError(ValueError):
 
 
 def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
-    """Return the auxiliary data for a target: the first source that is another data set.
+    """Return the auxiliary data for a target: the first source that is another data set, or another folder of a user's.
 
     The published protocols are ``VisA`` for every target and ``MVTecAD`` for VisA (AA-CLIP), or the two exchanged
     (AnomalyCLIP, VAND, CoOp): give the sources in that order.
@@ -27,12 +28,17 @@ def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
         TrainingDataError: If there is none.
     """
     for source in sources:
-        if source.name != target.name or source.name == "Synthetic":
+        apart = source.name == "Folder" and _root(source) != _root(target)  # a user's folders all go by one name
+        if source.name != target.name or source.name == "Synthetic" or apart:
             return source
     raise TrainingDataError(
         f"A trained method needs auxiliary data that is not {target.name}: give --train, for example "
         f"--train VisA=ROOT MVTecAD=ROOT."
     )
+
+
+def _root(data: DataSpec) -> Path:
+    return Path(data.options.get("root", "")).resolve()
 
 
 def trained(
@@ -72,13 +78,14 @@ def trained(
             stage = {**stage, kind.previous_stage: str(previous)}
         model: TrainedMethod = kind(backbone=clip, **{**options, **stage})
         if not target.is_file():
-            data = source.build(batch_size=model.published_batch_size)
+            published, extra = model.published_fit(source.kind.name)
+            data = replace(source, options={**extra, **source.options}).build(batch_size=model.published_batch_size)
             data.protocol = model.protocol
             quiet: dict[str, Any] = dict.fromkeys(
                 ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
             )
             trainer = Trainer(
-                max_epochs=model.published_epochs if epochs is None else epochs,
+                max_epochs=published if epochs is None else epochs,
                 default_root_dir=out,
                 limit_val_batches=0,
                 **(quiet | dict(trainer_options or {})),

@@ -48,6 +48,11 @@ def _check(model: nn.Module, name: str) -> None:
             raise UnsupportedModelError(f"Model '{name}' is not supported: {reason}. zsad needs {_WANTED}.")
 
 
+def _forget_tables(module: Any, keys: Any) -> None:
+    """Drop what was resized from the weights before; a function of the module, so that a Clip can be pickled."""
+    module._tables.clear()
+
+
 class Clip(nn.Module):
     """A frozen CLIP that gives tokens of any block, at any image size.
 
@@ -73,7 +78,7 @@ class Clip(nn.Module):
         self.position: Position = position
         self.tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
         self._tables: dict[tuple[int, int], Tensor] = {}
-        self.register_load_state_dict_post_hook(lambda module, keys: module._tables.clear())
+        self.register_load_state_dict_post_hook(_forget_tables)
         self.requires_grad_(False)
         self.eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self
 
-from zsad.augment import move_batch
+from zsad.augment import ColourJitter, move_batch
 from zsad.clip import Clip
 from zsad.clip.blocks import TwoPath, adapters, vv_tower
 from zsad.clip.loading import Activation
@@ -427,6 +427,10 @@ class AACLIP(TrainedMethod):
 
     def _why_not_cache(self, loader: DataLoader[Any]) -> str | None:
         return self.why_not_cacheable or super()._why_not_cache(loader)
+
+    def published_fit(self, source: str) -> tuple[int, dict[str, Any]]:
+        """Return epochs and data options: the second stage jitters colours and is reported after 15 of its epochs."""
+        return (15, {"augment": ColourJitter()}) if self.stage == "image" else (self.published_epochs, {})
 
     def cache_settings(self) -> dict[str, Any]:
         """Return the options that decide :meth:`frozen_features`."""

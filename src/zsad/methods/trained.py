@@ -125,6 +125,14 @@ class TrainedMethod(Method):
             batch: With ``features``, as :meth:`frozen_features` returned them; where they are absent, with ``image``.
         """
 
+    def published_fit(self, source: str) -> tuple[int, dict[str, Any]]:
+        """Return epochs, and options of the data module, of the published training; the last epoch is what is reported.
+
+        Args:
+            source: Name of the data set to train on, for example ``"mvtec_ad"``.
+        """
+        return self.published_epochs, {}
+
     def cache_settings(self) -> dict[str, Any]:
         """Return the options that decide :meth:`frozen_features`; all of the method's own unless a child says less."""
         return {name: value for name, value in self.hparams.items() if name not in _OWN_OPTIONS}
