@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -72,16 +73,19 @@ def test_starting_again_computes_nothing(results: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in results.glob("cells/*/*/*.json")} == before
 
 
-def test_killed_and_started_again_gives_the_same_numbers(results: Path, tmp_path: Path) -> None:
+def test_killed_three_times_at_random_gives_the_same_numbers(results: Path, tmp_path: Path) -> None:
     arguments = [*COMMON, "--methods", "clip", "maskclip", "--out", str(tmp_path)]
     code = "import sys; from zsad.benchmark.command import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("cells/*/*/*.json")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert metrics(tmp_path), "nothing was written before the kill"
+    moments = random.Random(0)
+    for done in range(3):  # each time after another cell, and then somewhere in the next one
+        process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(metrics(tmp_path)) <= done and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.3 * moments.random())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert metrics(tmp_path), "nothing was written before the kill"
     assert main(arguments) == 0
     assert metrics(tmp_path) == metrics(results)
 
