@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#cc6611", "#117755", "#7755cc")
+_LETTER = 7.2
+"""Width of a letter at most, as a rule."""
 
 
 def scatter(points: Sequence[tuple[str, float | None, float]], x_title: str, y_title: str) -> str:
@@ -38,10 +40,24 @@ def scatter(points: Sequence[tuple[str, float | None, float]], x_title: str, y_t
     for power in range(math.ceil(low), math.floor(high) + 1):
         u, _ = place(10**power, bottom)
         parts.append(f'<text x="{u:.1f}" y="{height - margin + 16}" text-anchor="middle">{10**power:g}</text>')
-    for number, (name, x, y) in enumerate(known):
+    labels: list[tuple[float, float, float]] = []  # left, right, baseline of those that have a place
+    for number, (name, x, y) in sorted(enumerate(known), key=lambda point: -point[1][2]):
         u, v = place(x, y)
         parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="5" fill="{PALETTE[number % len(PALETTE)]}"/>')
-        parts.append(f'<text x="{u + 8:.1f}" y="{v + 4:.1f}">{escape(name)}</text>')
+        begin, end, v = u + 8, u + 8 + _LETTER * len(name), v + 4
+        if end > width:  # no room to the right of the point
+            begin, end = u - 8 - _LETTER * len(name), u - 8
+        side = "end" if begin < u else "start"
+        taken = [line for left, right, line in labels if begin < right and left < end]
+        free = [
+            line
+            for line in range(12, height - margin)
+            if all(abs(line - other) >= 13 for other in taken)  # as near to the point as the others leave room
+        ]
+        v = min(free, key=lambda line: abs(line - v), default=v)
+        labels.append((begin, end, v))
+        x_text = end if side == "end" else begin
+        parts.append(f'<text x="{x_text:.1f}" y="{v:.1f}" text-anchor="{side}">{escape(name)}</text>')
     parts.append(f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">{escape(x_title)}</text>')
     parts.append(
         f'<text transform="translate(14 {height / 2}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>'
@@ -57,7 +73,13 @@ def bars(groups: Mapping[str, Mapping[str, float]]) -> str:
     """
     classes = sorted({name for values in groups.values() for name in values})
     left, width, line = 150, 640, 22
-    height = line * (len(classes) + 2) + 20
+    legend, u, row = [], float(left), 0
+    for method in groups:
+        if u > left and u + 8 + _LETTER * len(method) > width:
+            u, row = float(left), row + 1
+        legend.append((u, 16 + line * (len(classes) + 0.8 + row)))
+        u += 20 + _LETTER * len(method)
+    height = line * (len(classes) + 2 + row) + 20
     parts = []
     for tick in (0, 25, 50, 75, 100):
         u = left + tick / 100 * (width - left - 20)
@@ -76,14 +98,9 @@ def bars(groups: Mapping[str, Mapping[str, float]]) -> str:
                     f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4.5" fill="{PALETTE[number % len(PALETTE)]}" opacity=".85">'
                     f"<title>{escape(method)}, {escape(name)}: {values[name]:.1f}</title></circle>"
                 )
-    u = float(left)
-    for number, method in enumerate(groups):
-        v = 16 + line * (len(classes) + 0.8)
-        if u > width - 90:
-            break
+    for number, (method, (u, v)) in enumerate(zip(groups, legend, strict=True)):
         parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4.5" fill="{PALETTE[number % len(PALETTE)]}"/>')
         parts.append(f'<text x="{u + 8:.1f}" y="{v + 4:.1f}">{escape(method)}</text>')
-        u += 20 + 7.2 * len(method)
     return _svg(width, height, parts, "values per class")
 
 

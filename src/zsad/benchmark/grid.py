@@ -155,9 +155,9 @@ class Cell:
         return (
             out
             / "cells"
-            / _safe(self.method.label)
-            / _safe(self.data.label)
-            / f"{_safe(self.class_name)}-s{self.seed}.json"
+            / safe_name(self.method.label)
+            / safe_name(self.data.label)
+            / f"{safe_name(self.class_name)}-s{self.seed}.json"
         )
 
     def log_path(self, out: Path) -> Path:
@@ -180,7 +180,7 @@ def _arguments(kind: type[Any]) -> set[str]:
     }
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
     """A file name that is readable and, where characters had to go, still unique."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
     return name if name == text else f"{name[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from zsad import page
 from zsad.benchmark.charts import bars, scatter
+from zsad.benchmark.grid import safe_name
 from zsad.benchmark.published import lookup
 from zsad.benchmark.results import ORDER, Comparison, Summary, compare, load, summarise
 from zsad.methods import METHODS
@@ -248,8 +249,7 @@ def _pictures(folder: Path, data: str, summaries: Sequence[Summary]) -> list[str
     """Best, median and worst map per class of the first method that left pictures."""
     parts: list[str] = []
     for one in summaries:
-        files = sorted((folder / "pictures").glob(f"*/{data}/*.jpg"))
-        mine = [file for file in files if file.parts[-3] == one.method]
+        mine = sorted((folder / "pictures" / safe_name(one.method) / safe_name(data)).glob("*.jpg"))
         if mine:
             parts.append(page.heading(f"{data}: {one.method}, best, median and worst map per class"))
             with_captions = [(file, file.stem.replace("-s0-", ", ")) for file in mine]

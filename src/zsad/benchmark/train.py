@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from zsad.benchmark.grid import DataSpec, MethodSpec, _safe
+from zsad.benchmark.grid import DataSpec, MethodSpec, safe_name
 from zsad.clip import Clip
 from zsad.methods import Method
 from zsad.methods.trained import TrainedMethod
@@ -65,7 +65,9 @@ def trained(
     """
     kind: Any = method.kind
     options = {**method.options, "seed": seed}
-    label = f"{_safe(method.label)}-{_safe(source.label)}-s{seed}" + (f"-e{epochs}" if epochs is not None else "")
+    label = f"{safe_name(method.label)}-{safe_name(source.label)}-s{seed}" + (
+        f"-e{epochs}" if epochs is not None else ""
+    )
     path = out / "weights" / f"{label}.safetensors"
     if path.is_file():
         return kind.from_weights(path, backbone=clip), path
