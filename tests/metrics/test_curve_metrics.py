@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from torch import Tensor
 
 from zsad.metrics import AUROC, AveragePrecision, F1Max, UndefinedMetricWarning, auroc, average_precision, f1_max
+from zsad.metrics.accumulator import Mode
 
 
 def sklearn_f1_max(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -193,3 +194,10 @@ def test_forward_gives_the_batch_value_and_collects(mode: str) -> None:
     state.reset()
     state.update(torch.tensor([0.1, 0.9]), torch.tensor([1, 0]))
     assert state.compute().item() == 0.0
+
+
+@pytest.mark.parametrize("mode", ["exact", "binned"])
+def test_scores_with_a_graph_are_taken_as_numbers(mode: Mode) -> None:
+    state = AUROC(mode=mode)
+    state.update(torch.tensor([0.1, 0.4, 0.9], requires_grad=True), torch.tensor([0, 0, 1]))
+    assert state.compute().item() == 1.0

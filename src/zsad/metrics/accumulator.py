@@ -123,7 +123,7 @@ class ScoreAccumulator(ListMetric):
         """
         if scores.dtype != torch.float64 or self.mode == "binned":
             scores = scores.float()
-        scores, pixel, area = (part.to(self.device).flatten() for part in (scores, found.pixel, found.area))
+        scores, pixel, area = (part.to(self.device).flatten() for part in (scores.detach(), found.pixel, found.area))
         with torch.inference_mode(False):  # states outlive an inference-mode run
             self.n_regions = self.n_regions + found.number
             if self.mode == "exact":
