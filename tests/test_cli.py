@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from zsad import __version__, cli
+from zsad.methods import get_method, list_methods
 from zsad.predict import load_model
 from zsad.synthetic import generate
 from zsad.trainer_cli import class_names
@@ -167,15 +168,26 @@ def test_test_by_short_names_prints_classes_and_mean(
     assert list(tmp_path.iterdir()) == []  # a test leaves no log folders behind
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # untrained methods say that they are
+@pytest.mark.parametrize("name", list_methods())
 def test_printed_metrics_are_those_of_the_predictor(
-    mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    arguments = ["test", "--model=clip", *MINI, "--data=folder", f"--data.root={mvtec}", "--data.batch_size=3", *QUIET]
+    arguments = [
+        "test",
+        f"--model={name}",
+        *MINI,
+        "--data=folder",
+        f"--data.root={mvtec}",
+        "--data.batch_size=3",
+        *QUIET,
+    ]
     assert cli.main(arguments) == 0
     printed = float(_cells(capsys.readouterr().out, "bottle")[2])
-    model = load_model("clip", device="cpu")
+    trained = hasattr(get_method(name), "training_stages")
+    model = load_model(name, checkpoint="untrained" if trained else None, device="cpu")
     paths = sorted((mvtec / "bottle" / "test").rglob("*.png"))
     scores = [result.pred_score for result in model.predict(paths, "bottle")]
     assert printed == pytest.approx(
