@@ -14,10 +14,9 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.datamodules import Folder
-from zsad.images import ImageError
-from zsad.memory import Memory, MissingReferencesError, draw, read_image
+from zsad.images import ImageError, load_rgb, to_tensor
+from zsad.memory import Memory, MissingReferencesError, draw
 from zsad.methods import CLIP, WinCLIP, get_method, list_methods
-from zsad.types import Record
 
 
 def quiet() -> Trainer:
@@ -88,16 +87,15 @@ def test_memory_follows_the_device_in_float32_and_is_in_no_checkpoint(tiny: Clip
 
 
 def test_draws_are_reproducible_nested_and_per_class() -> None:
-    records = [Record(Path(f"{index}.png"), "nut", 0) for index in range(20)]
     for replace in (False, True):
-        four = draw(records, 4, 0, "nut", replace)
-        assert four == draw(records, 4, 0, "nut", replace)
-        assert draw(records, 2, 0, "nut", replace) == four[:2]
-        assert four != draw(records, 4, 1, "nut", replace)
-        assert four != draw(records, 4, 0, "tile", replace)
-    assert len({record.image_path for record in draw(records, 20, 0, "nut")}) == 20
-    assert len({record.image_path for record in draw(records, 20, 0, "nut", replace=True)}) < 20
-    assert draw(records, 0, 0, "nut") == records
+        four = draw(20, 4, 0, "nut", replace)
+        assert four == draw(20, 4, 0, "nut", replace)
+        assert draw(20, 2, 0, "nut", replace) == four[:2]
+        assert four != draw(20, 4, 1, "nut", replace)
+        assert four != draw(20, 4, 0, "tile", replace)
+    assert sorted(draw(20, 20, 0, "nut")) == list(range(20))
+    assert len(set(draw(20, 20, 0, "nut", replace=True))) < 20
+    assert draw(20, 0, 0, "nut") == list(range(20))
 
 
 def test_references_are_drawn_from_the_train_part_when_a_run_starts(tree: Path, tiny: Clip) -> None:
@@ -109,9 +107,9 @@ def test_references_are_drawn_from_the_train_part_when_a_run_starts(tree: Path, 
     assert len(model.memory.bank("nut", "patch")) == 2 * 16
     by_hand = WinCLIP(tiny)
     for name in ("nut", "tile"):
-        normal = [record for record in data.select("train") if record.class_name == name]
-        chosen = draw(normal, 2, 0, name)
-        by_hand.fit_references(name, [read_image(record, model.protocol) for record in chosen])
+        normal = sorted((tree / name / "train" / "good").iterdir())
+        chosen = [to_tensor(load_rgb(normal[place]), model.protocol) for place in draw(len(normal), 2, 0, name)]
+        by_hand.fit_references(name, chosen)
     expected = quiet().predict(by_hand, data)
     assert expected is not None
     torch.testing.assert_close(drawn[0].anomaly_map, expected[0].anomaly_map, atol=1e-6, rtol=0)  # type: ignore[union-attr]

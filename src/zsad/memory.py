@@ -1,7 +1,7 @@
 """Few-shot memory: features of a few normal images per class, and the distance of new features to the nearest one."""
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -96,6 +96,8 @@ class _Source(Protocol):
     def class_names(self) -> list[str]: ...
 
     def select(self, split: str) -> Sequence[Record]: ...
+
+    def dataset(self, split: str) -> Any: ...
 
 
 class FewShot(LightningModule):
@@ -227,19 +229,25 @@ class FewShot(LightningModule):
             folder = folder if folder.is_dir() else self.references
             # a folder of classes that lacks this one holds no image directly; its other classes must not stand in
             paths = [path for path in list_images([folder]) if folder != self.references or path.parent == folder]
-            records = [Record(path, class_name, 0) for path in paths]
-            where = f"folder '{folder}'"
+            number, where = len(paths), f"folder '{folder}'"
+            read: Callable[[int], Tensor] = lambda index: to_tensor(load_rgb(paths[index]), self.protocol)  # noqa: E731
         elif source is not None:
-            records = [one for one in source.select("train") if one.class_name == class_name and one.label in (0, None)]
-            where = "the part 'train' of the data"
+            data = source.dataset("train")  # generated images have no file to read
+            places = [
+                place
+                for place, one in enumerate(source.select("train"))
+                if one.class_name == class_name and one.label in (0, None)
+            ]
+            number, where = len(places), "the part 'train' of the data"
+            read = lambda index: data[places[index]]["image"]  # noqa: E731
         else:
             return
-        chosen = draw(records, self.shots, self.shot_seed, class_name, self.draw_with_replacement)
+        chosen = draw(number, self.shots, self.shot_seed, class_name, self.draw_with_replacement)
         if not chosen or len(chosen) < self.shots:
             raise MissingReferencesError(
-                f"Class '{class_name}': {len(records)} normal images in {where}, needed are {self.shots or 'some'}."
+                f"Class '{class_name}': {number} normal images in {where}, needed are {self.shots or 'some'}."
             )
-        self.fit_references(class_name, (read_image(record, self.protocol) for record in chosen))
+        self.fit_references(class_name, map(read, chosen))
         self._drawn.add(class_name)
 
     # ---- for methods whose paper has no few-shot form
@@ -266,27 +274,21 @@ class FewShot(LightningModule):
         )
 
 
-def draw(records: Sequence[Record], shots: int, seed: int, class_name: str, replace: bool = False) -> list[Record]:
-    """Return ``shots`` of a class's records, all of them for 0, fewer if there are not enough.
+def draw(number: int, shots: int, seed: int, class_name: str, replace: bool = False) -> list[int]:
+    """Return which ``shots`` of a class's normal images to take, all of them for 0, fewer if there are not enough.
 
-    The draw depends on the seed, the class and its images, not on other classes; a draw of fewer shots is the
-    beginning of one of more.
+    The draw depends on the seed, the class and the number of its images, not on other classes; a draw of fewer shots is
+    the beginning of one of more.
 
     Args:
-        records: Normal images of the class, in a fixed order.
-        shots: How many.
+        number: How many normal images there are, in a fixed order.
+        shots: How many to take.
         seed: Any non-negative integer.
         class_name: The class.
         replace: Whether an image may be drawn twice.
     """
-    if not shots or not records:
-        return list(records)
+    if not shots or not number:
+        return list(range(number))
     rng = np.random.default_rng([seed, zlib.crc32(class_name.encode())])
-    chosen = rng.integers(len(records), size=shots) if replace else rng.permutation(len(records))[:shots]
-    return [records[index] for index in chosen]
-
-
-def read_image(record: Record, protocol: ImageProtocol) -> Tensor:
-    """Return the image of a record as a normalised tensor (3, height, width)."""
-    image = load_rgb(record.image_path)
-    return to_tensor(image if record.box is None else image.crop(record.box), protocol)
+    chosen = rng.integers(number, size=shots) if replace else rng.permutation(number)[:shots]
+    return [int(place) for place in chosen]

@@ -128,7 +128,7 @@ def test_references_are_drawn_by_the_cells_seed(tmp_path: Path) -> None:
     data = "Synthetic:split=seen,images=52,classes=[wood],train_images=104"
     method = ["--methods", "clip", "clip:shots=1", "--seeds", "0", "1"]
     assert main(["--data", data, *COMMON[2:], *method, "--out", str(tmp_path)]) == 0
-    values = {Path(name).parts[1] + Path(name).stem: value["image_auroc"] for name, value in metrics(tmp_path).items()}
+    values = {Path(name).parts[1] + Path(name).stem: value["pixel_auroc"] for name, value in metrics(tmp_path).items()}
     assert len(values) == 3  # zero-shot has nothing random
     assert len(set(values.values())) == 3
 
@@ -225,3 +225,23 @@ def test_fused_scores_are_the_papers_rule(results: Path, tmp_path: Path) -> None
     labels = [one[1] for one in fused["images"]]
     np.testing.assert_allclose([one[2] for one in fused["images"]], expected, atol=1e-5)
     assert fused["metrics"]["image_auroc"] == pytest.approx(roc_auc_score(labels, expected), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_scores_that_need_the_whole_class_are_made_at_its_end(tmp_path: Path) -> None:
+    data = "Synthetic:split=seen,images=52,classes=[wood],train_images=104"
+    methods = ["--methods", "vand:shots=1", "vand:shots=1,few_shot_score=class_minmax"]
+    training = ["--train", "Synthetic:train_images=8", "--epochs", "1", "--bootstrap", "10"]
+    assert main(["--data", data, *COMMON[2:], *methods, *training, "--out", str(tmp_path)]) == 0
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.glob("cells/*/*/*.json"))]
+    whole, text = sorted(cells, key=lambda cell: len(cell["method"]["options"]), reverse=True)
+    assert whole["metrics"]["pixel_auroc"] == pytest.approx(text["metrics"]["pixel_auroc"], abs=1e-9)
+    labels, scores = ([one[column] for one in whole["images"]] for column in (1, 2))
+    # twice the score, less the text's, is the place of the map's maximum between the class's extremes
+    places = 2 * np.array(scores) - [one[2] for one in text["images"]]
+    assert places.min() == pytest.approx(0, abs=1e-6)
+    assert places.max() == pytest.approx(1, abs=1e-6)
+    assert whole["metrics"]["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+    assert "image_auroc" in text["intervals"]
+    assert "image_auroc" not in whole["intervals"]
+    assert "pixel_auroc" in whole["intervals"]

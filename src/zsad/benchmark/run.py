@@ -215,11 +215,18 @@ class Runner:
             ]
         found = evaluator.compute().to_dict()
         name = cell.class_name
+        given, maxima = torch.tensor([one[2] for one in images]), torch.tensor(highest)
         if options.fuse:
-            scores = fused_scores(
-                torch.tensor([one[2] for one in images]), torch.tensor(highest), low, high, FUSION[data.domain]
-            )
+            scores = fused_scores(given, maxima, low, high, FUSION[data.domain])
+        else:
+            scores = method.final_scores(given, maxima)
+        if scores is not given:
             images = [[path, label, score] for (path, label, _), score in zip(images, scores.tolist(), strict=True)]
+            # drawn from other scores than these
+            found["intervals"] = {
+                class_name: {key: ends for key, ends in intervals.items() if not key.startswith("image_")}
+                for class_name, intervals in found["intervals"].items()
+            }
             labels = torch.tensor([one[1] for one in images])
             for key, metric in (("auroc", auroc), ("ap", average_precision), ("f1max", f1_max)):
                 value = float(metric(scores, labels))

@@ -103,6 +103,15 @@ class Method(FewShot, ABC):
             context: Class names and paths of the images.
         """
 
+    def final_scores(self, pred_score: Tensor, map_max: Tensor) -> Tensor:
+        """Return the image scores of a class whose whole test set is known, for published rules that look at all of it.
+
+        Args:
+            pred_score: What :meth:`score` said of each image, (images,).
+            map_max: Maximum of each image's map, (images,).
+        """
+        return pred_score
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the objective as ``loss`` and whatever else should be logged; trained methods only."""
         raise TypeError(f"{type(self).__name__} is training-free: there is nothing to fit; use test, predict or score.")

@@ -48,7 +48,8 @@ class VAND(TrainedMethod):
         shot_seed: Decides which references are drawn, with replacement; the released few-shot script takes ``shots=4``.
         few_shot_score: Image score of the evaluation with references. ``"text"``: as without. ``"class_minmax"``: the
             published rule, its mean with the maximum of the map brought to [0, 1] by the class's least and greatest
-            maximum; a score then depends on the whole test set, so it exists at the end of validation and test only.
+            maximum; a score then depends on the whole test set, so it exists at the end of validation, test and
+            benchmark.
         activation: The published mismatch; ``"quick_gelu"`` is what OpenAI's weights were trained with.
         **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
 
@@ -195,6 +196,12 @@ class VAND(TrainedMethod):
             batch["gt_label"].tolist(),
         )
         self._held.extend(zip(names, *values, strict=True))
+
+    def final_scores(self, pred_score: Tensor, map_max: Tensor) -> Tensor:
+        """Return the published few-shot scores, if they are asked for; else the scores as they are."""
+        if self.few_shot_score == "text" or not self.memory.classes:
+            return pred_score
+        return class_minmax(pred_score, map_max, float(map_max.min()), float(map_max.max()))
 
     def _log_results(self, prefix: str) -> None:
         everyone: list[Any] = [self._held]
