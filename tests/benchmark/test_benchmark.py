@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -178,6 +180,19 @@ def test_report_in_all_formats(results: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg;base64" in html
     assert "http://" not in html
     assert "https://" not in html
+
+
+def test_report_shows_intervals_where_images_were_resampled(tmp_path: Path) -> None:
+    assert main([*COMMON, "--methods", "clip", "--bootstrap", "50", "--out", str(tmp_path)]) == 0
+    assert report([str(tmp_path), "--resamples", "10"]) == 0
+    table = (tmp_path / "report.md").read_text(encoding="utf-8").split("95 % intervals of these means")[1]
+    row = next(line for line in table.splitlines() if line.startswith("| clip"))
+    assert len(re.findall(r"\d+\.\d to \d+\.\d", row)) == 8
+    assert "95 % intervals of these means" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    with (tmp_path / "report.csv").open(encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if line["low"]:
+                assert float(line["low"]) <= float(line["ours"]) <= float(line["high"])
 
 
 def test_report_checks_a_committed_page(results: Path, tmp_path: Path) -> None:

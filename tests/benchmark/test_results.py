@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from zsad.benchmark.published import lookup, published
 from zsad.benchmark.results import compare, summarise
+from zsad.metrics import Evaluator
 
 
 def cell(
@@ -38,6 +40,29 @@ def test_mean_over_classes_then_seeds() -> None:
     assert one.mean("image_auroc") == pytest.approx(0.75)
     assert one.std("image_auroc") == pytest.approx(np.std([0.6, 0.9], ddof=1))
     assert one.per_class == {"a": {"image_auroc": pytest.approx(0.7)}, "b": {"image_auroc": pytest.approx(0.7)}}
+
+
+def test_intervals_of_the_mean_are_those_of_one_evaluation_of_all_classes() -> None:
+    names, generator = ["a", "b", "c"], torch.Generator().manual_seed(0)
+    data = {}
+    for number, name in enumerate(names):
+        labels = torch.arange(60) % 2
+        data[name] = (labels * (0.5 + 0.5 * number) + torch.randn(60, generator=generator), labels)
+    together = Evaluator("exact", metrics=["image_auroc"], bootstrap=3000)
+    cells = []
+    for name, (scores, labels) in data.items():
+        together.update([name] * 60, scores, labels)
+        alone = Evaluator("exact", metrics=["image_auroc"], bootstrap=3000)
+        alone.update([name] * 60, scores, labels)
+        found = alone.compute()
+        for seed in (0, 1):  # a second seed on the same images adds no certainty
+            made = cell("m", name, seed, found.per_class[name]["image_auroc"])
+            cells.append({**made, "intervals": found.intervals[name]})
+    expected = together.compute().mean_intervals["image_auroc"]
+    got = summarise(cells)[0].intervals["image_auroc"]
+    assert got == pytest.approx(expected, abs=0.07 * (expected[1] - expected[0]))
+    del cells[0]["intervals"]
+    assert summarise(cells)[0].intervals == {}
 
 
 def test_paired_comparison() -> None:

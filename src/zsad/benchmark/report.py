@@ -30,7 +30,21 @@ TITLES = {
     "aupro_200step": "AUPRO, 200 steps",
 }
 NOT_RUN = "not run"
-COLUMNS = ("data", "method", "metric", "ours", "std", "seeds", "published", "source", "difference", "others")
+_INTERVALS = "95 % intervals of these means, by a bootstrap over the images of each class."
+COLUMNS = (
+    "data",
+    "method",
+    "metric",
+    "ours",
+    "std",
+    "seeds",
+    "low",
+    "high",
+    "published",
+    "source",
+    "difference",
+    "others",
+)
 
 
 def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -60,6 +74,8 @@ def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
                         "ours": None if math.isnan(ours) else ours,
                         "std": None if std is None else 100 * std,
                         "seeds": len(one.values.get(metric, ())) if one else 0,
+                        "low": 100 * one.intervals[metric][0] if one and metric in one.intervals else None,
+                        "high": 100 * one.intervals[metric][1] if one and metric in one.intervals else None,
                         "published": printed[0].value if printed else None,
                         "source": printed[0].source if printed else "",
                         "difference": ours - printed[0].value if printed and not math.isnan(ours) else None,
@@ -96,6 +112,27 @@ def overview(summaries: Sequence[Summary], data: str) -> tuple[list[str], list[l
     return ["method", *(TITLES[metric] for metric in metrics)], body
 
 
+def intervals(summaries: Sequence[Summary], data: str) -> tuple[list[str], list[list[str]]] | None:
+    """Return head and rows of the table of bootstrap intervals of a data set, in per cent; None if there are none."""
+    here = [one for one in summaries if one.data == data and one.intervals]
+    metrics = [metric for metric in ORDER if any(metric in one.intervals for one in here)]
+    if not metrics:
+        return None
+    body = [
+        [
+            one.method,
+            *(
+                "{:.1f} to {:.1f}".format(*(100 * end for end in one.intervals[metric]))
+                if metric in one.intervals
+                else "-"
+                for metric in metrics
+            ),
+        ]
+        for one in here
+    ]
+    return ["method", *(TITLES[metric] for metric in metrics)], body
+
+
 def markdown(summaries: Sequence[Summary], notes: Sequence[str] = ()) -> str:
     """Return the Markdown tables: means, then ours beside the published numbers where there are any."""
     parts = [*notes]
@@ -103,6 +140,8 @@ def markdown(summaries: Sequence[Summary], notes: Sequence[str] = ()) -> str:
     for data in dict.fromkeys(one.data for one in summaries):
         head, body = overview(summaries, data)
         parts += [f"## {data}", "Mean over classes, per cent.", _pipes(head, body)]
+        if found := intervals(summaries, data):
+            parts += [_INTERVALS, _pipes(*found)]
         errors = [
             (one.method, name, text) for one in summaries if one.data == data for name, text in one.errors.items()
         ]
@@ -198,6 +237,8 @@ def html(
                 [*head, "images/s", "memory, MB", "backbone", "trained on"], keyed, "Per cent; a click on a head sorts."
             )
         )
+        if found_intervals := intervals(summaries, data):
+            parts.append(page.table(*found_intervals, _INTERVALS))
         beside = [row for row in table_rows if row["data"] == data and (row["published"] is not None or row["others"])]
         if beside:
             parts.append(page.heading(f"{data}: beside the published numbers"))

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -42,6 +42,7 @@ class Summary:
         peak_memory_mb: Greatest.
         backbone: Name.
         trained_on: What a trained method was fitted to.
+        intervals: Metric -> bootstrap interval of the mean over classes and seeds, where every cell has one.
     """
 
     data: str
@@ -55,6 +56,7 @@ class Summary:
     peak_memory_mb: float | None
     backbone: str
     trained_on: str
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float:
         """Mean over seeds; NaN without a value."""
@@ -109,7 +111,31 @@ def _summary(data: str, method: str, cells: Sequence[Mapping[str, Any]]) -> Summ
         peak_memory_mb=max((cell["peak_memory_mb"] for cell in good), default=None),
         backbone=good[0]["backbone"]["name"] if good else "",
         trained_on=(trained["on"] or {}).get("name", "") if trained else "",
+        intervals={metric: ends for metric in metrics if (ends := _interval(good, metric)) is not None},
     )
+
+
+def _interval(cells: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float] | None:
+    """Return the interval of the mean over classes and seeds, from the cells' own.
+
+    Classes have no image in common, so the squares of their widths add up; seeds see the same images, so their widths
+    are averaged.
+    """
+    widths: dict[str, list[tuple[float, float, float]]] = {}
+    for cell in cells:
+        value, ends = cell["metrics"].get(metric), cell.get("intervals", {}).get(metric)
+        if value is not None:
+            if not ends or None in ends:
+                return None
+            widths.setdefault(cell["class"], []).append((value, value - ends[0], ends[1] - value))
+    if not widths:
+        return None
+    values, below, above = (
+        [fmean(column) for column in columns]
+        for columns in zip(*(zip(*rows, strict=True) for rows in widths.values()), strict=True)
+    )
+    mean, number = fmean(values), len(widths)
+    return mean - math.hypot(*below) / number, mean + math.hypot(*above) / number
 
 
 def _auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
