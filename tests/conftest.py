@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import open_clip
 import pytest
 import torch
 
 from zsad.clip import Clip
-
-# tests run side by side: threads that wait for one another would cost as much as they compute
-_THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-torch.set_num_threads(_THREADS)
-os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))  # for the processes that tests start
 
 
 def make_clip(quick_gelu: bool = False, layers: int = 4, position: str = "bicubic", seed: int = 0) -> Clip:
