@@ -1,6 +1,7 @@
 """Images per second of every method against the bare image tower of the same model, in the same run.
 
     python benchmarks/throughput.py --backbone ViT-L-14-336/random --image-size 518 --methods anomalyclip clip
+    python benchmarks/throughput.py --batch-size 8 --methods anovl:views=none anovl:views=none,adapter=text
 
 Text vectors are computed beforehand, as they are kept in use. The rounds are interleaved, so that a machine that slows
 down slows all of them; the median counts. On the CPU the clock shows CPU seconds of all threads divided by their
@@ -26,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from zsad.benchmark.grid import MethodSpec
 from zsad.clip import Clip, load_clip
-from zsad.methods import METHODS, get_method
+from zsad.methods import METHODS
 
 BARE = "open_clip's image tower"
 Run = Callable[[], Any]
@@ -41,8 +43,9 @@ def bare_tower(clip: Clip, image: Tensor) -> Run:
 
 def method_run(name: str, clip: Clip, image: Tensor) -> Run:
     """A method's whole prediction, smoothing included."""
-    kind = get_method(name)
-    model = kind(clip, image_size=image.shape[-1]).to(image.device).eval()
+    spec = MethodSpec.parse(name)
+    kind: Any = spec.kind
+    model = kind(clip, image_size=image.shape[-1], **spec.options).to(image.device).eval()
     names, paths = ["bottle"] * len(image), [f"{index}.png" for index in range(len(image))]
     model(image, names, paths)  # fills the text cache
     return lambda: model(image, names, paths)
@@ -80,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backbone", default="zsad-mini")
     parser.add_argument("--image-size", type=int, help="pixels; by default the backbone's own")
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names, or name:option=value,...")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file to write")
