@@ -16,7 +16,7 @@ from zsad.clip import Clip
 from zsad.datamodules import Folder
 from zsad.images import ImageError, load_rgb, to_tensor
 from zsad.memory import Memory, MissingReferencesError, draw
-from zsad.methods import CLIP, WinCLIP, get_method, list_methods
+from zsad.methods import CLIP, VAND, WinCLIP, get_method, list_methods
 
 
 def quiet() -> Trainer:
@@ -194,3 +194,12 @@ def test_every_method_takes_references(name: str, tree: Path, tiny: Clip) -> Non
     assert not torch.equal(zero_shot[0].anomaly_map, few_shot[0].anomaly_map)  # type: ignore[index, union-attr]
     low, high = methods[1].score_range or (-np.inf, np.inf)
     assert low <= few_shot[0].anomaly_map.min() <= few_shot[0].anomaly_map.max() <= high  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("shots", [0, 1])
+def test_references_widen_the_declared_range_before_anything_is_evaluated(tree: Path, tiny: Clip, shots: int) -> None:
+    model, data = VAND(tiny, shots=shots), Folder(tree, classes=["nut", "tile"])
+    data.protocol = model.protocol
+    model.draw_references(data)
+    highest = len(model.layers) * (3 if shots else 1)  # a layer adds a probability and a cosine distance up to 2
+    assert model.score_range == model.evaluator.score_range == (0, highest)

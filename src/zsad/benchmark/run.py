@@ -177,9 +177,9 @@ class Runner:
             classes=[cell.class_name], batch_size=options.batch_size, num_workers=options.num_workers, counts="ignore"
         )
         data.protocol = method.protocol
-        evaluator = Evaluator(options.mode, method.score_range, METRICS, bootstrap=options.bootstrap).to(device)
         method.forget_text()
-        method.draw_references(data)
+        method.draw_references(data)  # before the evaluator: references may widen the range of the maps
+        evaluator = Evaluator(options.mode, method.score_range, METRICS, bootstrap=options.bootstrap).to(device)
         seconds, images = 0.0, []
         highest, low, high = [], math.inf, -math.inf
         for batch in batches(data):

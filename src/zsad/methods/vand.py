@@ -168,13 +168,14 @@ class VAND(TrainedMethod):
 
     # ---- evaluation
 
-    def _start_references(self) -> None:
-        super()._start_references()
-        self._declare_range()
-
     def _declare_range(self) -> None:
         highest = len(self.layers) * (3.0 if self.memory.classes else 1.0)  # a layer's distances lie in [0, 2]
         self.declare_range(0.0, highest)
+
+    def draw_references(self, source: Any) -> None:
+        """Replace what an earlier draw fetched, and declare the range of the maps, which references widen."""
+        super().draw_references(source)
+        self._declare_range()
 
     def _start(self) -> None:
         super()._start()
