@@ -71,6 +71,32 @@ def test_bilinear_position_table_of_a_linear_ramp_is_a_linear_ramp() -> None:
     np.testing.assert_allclose(table[:, 0, 0].numpy(), centres, atol=1e-6)
 
 
+@pytest.mark.parametrize("grid", [(6, 6), (3, 7), (9, 2)])
+@torch.no_grad()
+def test_plain_bicubic_position_table_is_cubic_convolution_without_antialiasing(grid: tuple[int, int]) -> None:
+    clip = make_clip(position="bicubic_plain")
+    native = clip.model.visual.positional_embedding
+    rows, columns = (_cubic_weights(4, size) for size in grid)
+    expected = np.einsum("ya,xb,abc->yxc", rows, columns, native[1:].double().numpy().reshape(4, 4, 32))
+    table = clip.position_table(grid)
+    np.testing.assert_allclose(table[1:].view(*grid, 32).numpy(), expected, atol=1e-5)
+    assert torch.equal(table[0], native[0])
+    assert (table - make_clip().position_table(grid)).abs().max() > 1e-2  # also where the table is enlarged
+
+
+def _cubic_weights(size: int, new: int) -> np.ndarray:
+    """Keys' kernel with a = -0.75 at half-pixel centres, the edge repeated, whatever the scale: (new, size)."""
+    weights = np.zeros((new, size))
+    for i in range(new):
+        centre = (i + 0.5) * size / new - 0.5
+        first = int(np.floor(centre))
+        for tap in range(first - 1, first + 3):
+            x, a = abs(centre - tap), -0.75
+            near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+            weights[i, min(max(tap, 0), size - 1)] += near if x <= 1 else far
+    return weights
+
+
 @torch.no_grad()
 def test_image_sizes_do_not_influence_each_other(image: Tensor) -> None:
     clip = make_clip()
@@ -119,7 +145,7 @@ def test_unknown_layer_names_the_range(tiny: Clip, image: Tensor) -> None:
 
 
 def test_unknown_position_is_refused(tiny: Clip) -> None:
-    with pytest.raises(ValueError, match="position must be 'bicubic' or 'bilinear', got 'nearest'"):
+    with pytest.raises(ValueError, match="position must be 'bicubic', 'bicubic_plain' or 'bilinear', got 'nearest'"):
         Clip(tiny.model, position="nearest")  # type: ignore[arg-type]
 
 

@@ -1,7 +1,7 @@
 """The one CLIP wrapper that all methods share: frozen, any image size, raw tokens with norm and projection apart."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import open_clip
 import torch
@@ -12,7 +12,8 @@ from typing_extensions import Self
 from zsad.clip.blocks import State, Step, plain, run
 from zsad.types import Tokens
 
-Position = Literal["bicubic", "bilinear"]
+Position = Literal["bicubic", "bicubic_plain", "bilinear"]
+"""How a position table is resized to another grid; see :class:`Clip`."""
 
 _WANTED = "an open_clip.CLIP with a Vision Transformer that has a class token and a plain causal text tower"
 
@@ -62,7 +63,8 @@ class Clip(nn.Module):
         model: The open_clip model; its parameters are frozen in place.
         name: What to call it in messages, checkpoints and results.
         position: How the position table is resized to another grid: ``"bicubic"`` with antialiasing, as open_clip
-            does on loading (AA-CLIP, VAND, AnoVL), or plain ``"bilinear"`` (AnomalyCLIP).
+            does on loading (AA-CLIP, VAND, AnoVL), ``"bicubic_plain"`` without it (MuSc; another kernel, a = -0.75 for
+            a = -0.5, so tables differ when enlarged as well), or plain ``"bilinear"`` (AnomalyCLIP).
 
     Raises:
         UnsupportedModelError: If a tower is not the plain transformer that the methods' formulas describe.
@@ -71,8 +73,8 @@ class Clip(nn.Module):
     def __init__(self, model: nn.Module, name: str = "custom", position: Position = "bicubic") -> None:
         super().__init__()
         _check(model, name)
-        if position not in ("bicubic", "bilinear"):
-            raise ValueError(f"position must be 'bicubic' or 'bilinear', got '{position}'.")
+        if position not in get_args(Position):
+            raise ValueError(f"position must be 'bicubic', 'bicubic_plain' or 'bilinear', got '{position}'.")
         self.model: Any = model
         self.name = name
         self.position: Position = position
@@ -161,9 +163,8 @@ class Clip(nn.Module):
             # outside inference mode: a cached inference tensor could not take part in training later
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(table.device.type, enabled=False):
                 spatial = table[1:].detach().T.reshape(1, -1, *native).float()
-                spatial = F.interpolate(
-                    spatial, size=grid, mode=self.position, antialias=self.position == "bicubic", align_corners=False
-                )
+                mode, antialias = self.position.removesuffix("_plain"), self.position == "bicubic"
+                spatial = F.interpolate(spatial, size=grid, mode=mode, antialias=antialias, align_corners=False)
                 resized = torch.cat([table[:1].detach(), spatial.flatten(2)[0].T.to(table.dtype)])
             self._tables[grid] = resized
         return self._tables[grid]
