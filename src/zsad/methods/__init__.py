@@ -11,6 +11,7 @@ from zsad.methods.clip import CLIP
 from zsad.methods.clipac import CLIPAC
 from zsad.methods.coop import CoOp
 from zsad.methods.maskclip import MaskCLIP
+from zsad.methods.transmm import TransMM
 from zsad.methods.vand import VAND
 from zsad.methods.winclip import WinCLIP
 
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "anovl": AnoVL,
     "alfa": ALFA,
     "aaclip": AACLIP,
+    "transmm": TransMM,
 }
 """Name -> class, in the order of the tables."""
 
@@ -41,6 +43,7 @@ __all__ = [
     "CoOp",
     "MaskCLIP",
     "Method",
+    "TransMM",
     "WinCLIP",
     "get_method",
     "list_methods",

@@ -82,9 +82,9 @@ class Method(FewShot, ABC):
         self.strict_loading = False  # the backbone is never in a checkpoint; see on_load_checkpoint
         self._text: dict[str, Tensor] = {}
 
-    def declare_range(self, low: float, high: float) -> None:
-        """Set :attr:`score_range` of this instance, where its options decide it."""
-        self.score_range = (low, high)
+    def declare_range(self, low: float | None = None, high: float | None = None) -> None:
+        """Set :attr:`score_range` of this instance, where its options decide it; without numbers it is unbounded."""
+        self.score_range = None if low is None or high is None else (low, high)
         self.evaluator = Evaluator(mode=self.hparams["metrics"], score_range=self.score_range)
 
     # ---- what a child writes
