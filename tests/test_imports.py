@@ -18,6 +18,10 @@ LAYERS = [
     {"types", "__init__"},
     {
         "clip",
+        "functional",
+        "training",
+        "weights",
+        "report",
         "prompts",
         "maps",
         "windows",
@@ -34,6 +38,7 @@ LAYERS = [
     {"methods", "datamodules", "metrics"},
     {
         "predict",
+        "inference",
         "evaluate",
         "evaluate_cli",
         "llm_cli",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad.maps import similarity
+from zsad.functional.maps import similarity
 
 Activation = Literal["tanh", "softmax", "none"]
 PseudoLoss = Literal["entropy", "tfa", "tfa_cross_entropy"]

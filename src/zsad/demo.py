@@ -20,8 +20,8 @@ from torch import Tensor
 from zsad import page
 from zsad.clip import Clip, load_clip
 from zsad.clip.loading import MINI
+from zsad.functional.maps import upsample
 from zsad.images import to_tensor
-from zsad.maps import upsample
 from zsad.methods import METHODS, AnoVL, Method
 from zsad.metrics import EvaluationResult, Evaluator
 from zsad.overlay import Limits, outline, overlay

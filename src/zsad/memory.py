@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from zsad.clip import Clip
+from zsad.functional.maps import to_grid, upsample
 from zsad.images import list_images, load_rgb, to_tensor
-from zsad.maps import to_grid, upsample
 from zsad.types import ImageProtocol, Prediction, Record
 
 

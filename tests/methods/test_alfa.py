@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 from tests.conftest import make_clip
 from tests.test_llm import KEY, Server, by_label, server
 from zsad.clip import Clip
+from zsad.functional.windows import window_indices
 from zsad.llm import OfflineError
 from zsad.methods import ALFA
 from zsad.methods.alfa import align, prototypes, select_prompts
-from zsad.windows import window_indices
 
 __all__ = ["server"]  # the fixture
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from zsad.clip import Clip
-from zsad.maps import probability, similarity
+from zsad.functional.maps import probability, similarity
 from zsad.methods import CoOp
 from zsad.types import Batch
 

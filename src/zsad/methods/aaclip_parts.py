@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from zsad.losses import dice, focal
-from zsad.maps import upsample
+from zsad.functional.losses import dice, focal
+from zsad.functional.maps import upsample
 from zsad.methods.trained import read_weights
 
 SCALE = 100.0

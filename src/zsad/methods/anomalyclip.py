@@ -13,8 +13,8 @@ from typing_extensions import Self
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
 from zsad.clip.blocks import TwoPath, two_path
-from zsad.losses import dice, focal
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.losses import dice, focal
+from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.base import CheckpointError
 from zsad.methods.prompt_learner import DeepTokenCast, PromptLearner, PromptMethod
 from zsad.types import Batch, Context, ImageProtocol, Prediction

@@ -12,7 +12,7 @@ from torch import Tensor
 from zsad.adaptation import Activation, OptimizerState, PseudoLoss, Recipe, train
 from zsad.clip import Clip
 from zsad.clip.blocks import SideAttention, TwoPath, two_path
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.base import Method
 from zsad.methods.prototypes import average, encode_sides
 from zsad.prompts import ClassWords, Prompts, load_prompts

@@ -14,7 +14,7 @@ from zsad import __version__
 from zsad.clip import Clip, load_clip
 from zsad.clip.backbone import Position
 from zsad.clip.loading import Activation
-from zsad.maps import smooth
+from zsad.functional.maps import smooth
 from zsad.memory import FewShot
 from zsad.metrics import Evaluator
 from zsad.types import Batch, Context, ImageProtocol, Prediction

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from zsad.clip import Clip
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.base import Method
 from zsad.methods.prototypes import prototypes
 from zsad.prompts import ClassWords, load_prompts

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.prompt_learner import PromptLearner, PromptMethod
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 

@@ -11,8 +11,8 @@ from typing_extensions import Self
 
 from zsad.clip import Clip
 from zsad.clip.loading import Activation
-from zsad.losses import dice, focal
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.losses import dice, focal
+from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.base import CheckpointError
 from zsad.methods.prototypes import prototypes
 from zsad.methods.trained import TrainedMethod

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.blocks import Step, merge_heads, qkv
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.functional.windows import harmonic_mean, window_indices, window_map, window_tokens
 from zsad.methods.base import Method
 from zsad.methods.prototypes import prototypes
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Context, ImageProtocol, Prediction
-from zsad.windows import harmonic_mean, window_indices, window_map, window_tokens
 
 
 class WindowTokens(NamedTuple):

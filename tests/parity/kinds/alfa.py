@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from tests.parity import tiny_clip
 from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
-from zsad.maps import smooth, upsample
+from zsad.functional.maps import smooth, upsample
+from zsad.functional.windows import FLOOR, cover, harmonic_mean, window_indices, window_map
 from zsad.methods.alfa import ALFA, Selection, align, prototypes, select_prompts
 from zsad.types import Context
-from zsad.windows import FLOOR, cover, harmonic_mean, window_indices, window_map
 
 SIDES = ("normal", "abnormal")
 SAME = (

@@ -16,9 +16,9 @@ from tests.parity import tiny_clip
 from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
 from zsad.clip.blocks import Step
+from zsad.functional.losses import dice, focal
+from zsad.functional.maps import similarity, smooth
 from zsad.images import mask_to_tensor, to_rgb, to_tensor
-from zsad.losses import dice, focal
-from zsad.maps import similarity, smooth
 from zsad.methods import AnomalyCLIP
 from zsad.methods.prompt_learner import PromptLearner
 from zsad.metrics import aupro, auroc, average_precision

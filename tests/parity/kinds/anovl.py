@@ -18,7 +18,7 @@ from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
 from zsad.adaptation import MIX, Adaptation
 from zsad.clip.blocks import TwoPath, two_path
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.anovl import AnoVL, choose_prompts, square_tiles
 from zsad.methods.prototypes import encode_sides
 from zsad.prompts import load_prompts

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.parity import tiny_clip
 from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
-from zsad.maps import probability, similarity, to_grid
+from zsad.functional.maps import probability, similarity, to_grid
 from zsad.methods import CLIP, CLIPAC, MaskCLIP
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.parity import tiny_clip
 from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
-from zsad.maps import probability, similarity
+from zsad.functional.maps import probability, similarity
 from zsad.methods.winclip import WinCLIP
 
 FIXED: dict[str, tuple[Any, ...]] = {

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from zsad.maps import probability, similarity, smooth, to_grid, upsample
+from zsad.functional.maps import probability, similarity, smooth, to_grid, upsample
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 1.5, 4.0])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import hmean
 
-from zsad.windows import cover, harmonic_mean, window_indices, window_map, window_tokens
+from zsad.functional.windows import cover, harmonic_mean, window_indices, window_map, window_tokens
 
 GRIDS = [(4, 4), (3, 5), (2, 2)]
 

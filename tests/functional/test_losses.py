@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zsad.losses import dice, focal
+from zsad.functional.losses import dice, focal
 
 
 @pytest.fixture
