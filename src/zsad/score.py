@@ -23,7 +23,7 @@ from zsad.methods import METHODS
 from zsad.overlay import Scale
 from zsad.predict import Predictor, Result, load_model
 from zsad.rows import Row, RowWriter
-from zsad.token_cache import tower_key
+from zsad.training.token_cache import tower_key
 
 _WORST = 5  # rows shown at the end
 _NARROW = 0.1  # share of the scale below which heat maps look all the same

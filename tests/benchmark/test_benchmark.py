@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from zsad.augment import ColourJitter
 from zsad.benchmark.check import main as check
 from zsad.benchmark.command import main
 from zsad.benchmark.report import disagreement
@@ -27,6 +26,7 @@ from zsad.clip import Clip
 from zsad.datamodules import Synthetic
 from zsad.datamodules.base import batches
 from zsad.methods import AACLIP, CLIP, VAND
+from zsad.training.augment import ColourJitter
 
 DATA = "Synthetic:images=40,classes=[gear,cork],train_images=8"
 COMMON = ["--data", DATA, "--backbone", "zsad-mini", "--device", "cpu", "--mode", "exact"]

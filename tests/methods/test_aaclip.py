@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from tests.conftest import make_clip
-from zsad.augment import ColourJitter
 from zsad.clip import Clip
 from zsad.clip.blocks import TwoPath, vv_tower
 from zsad.datamodules import Synthetic
@@ -28,6 +27,7 @@ from zsad.methods.aaclip_fusion import class_min_max, fused_scores
 from zsad.methods.aaclip_parts import disentangle, level_map
 from zsad.methods.trained import UntrainedWarning
 from zsad.prompts import load_prompts
+from zsad.training.augment import ColourJitter
 
 CLASSES = ["visa/candle", "visa/pcb1", "visa/candle", "cork"]
 

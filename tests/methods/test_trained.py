@@ -17,7 +17,7 @@ from tests.conftest import make_clip
 from zsad.clip import Clip
 from zsad.methods import VAND, AnomalyCLIP, CheckpointError, CoOp
 from zsad.methods.trained import SameDataError, TrainedMethod, UntrainedWarning, describe_training
-from zsad.token_cache import CachedSamples
+from zsad.training.token_cache import CachedSamples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning", "ignore:.*logging interval")
 

@@ -33,7 +33,7 @@ from zsad.methods import Method
 from zsad.methods.aaclip_fusion import FUSION, fused_scores
 from zsad.metrics import DEFAULT_METRICS, Evaluator, auroc, average_precision, f1_max
 from zsad.predict import find_device
-from zsad.token_cache import tensor_key
+from zsad.training.token_cache import tensor_key
 
 METRICS = (*DEFAULT_METRICS, "aupro_200step")
 SCHEMA = 1

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self
 
-from zsad.augment import ColourJitter, move_batch
 from zsad.clip import Clip
 from zsad.clip.blocks import TwoPath, adapters, vv_tower
 from zsad.clip.loading import Activation
@@ -34,6 +33,7 @@ from zsad.methods.aaclip_parts import (
 from zsad.methods.base import CheckpointError, Method
 from zsad.methods.trained import TrainedMethod
 from zsad.prompts import load_prompts
+from zsad.training.augment import ColourJitter, move_batch
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
 Domain = Literal["industrial", "medical"]
@@ -108,7 +108,7 @@ class AACLIP(TrainedMethod):
             (16000, 32000) in the second stage.
         lr_factor: See ``milestones``.
         augment_p: Probability of each of rotation, shift and the two flips while fitting; 0 for none. Colour jitter is
-            the data module's: ``augment: zsad.augment.ColourJitter``, second stage only.
+            the data module's: ``augment: zsad.training.augment.ColourJitter``, second stage only.
         rotation: Greatest rotation in degrees.
         shift: Greatest shift as a share of width and height.
         **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`; ``seed`` also decides the augmentation. The
@@ -519,7 +519,7 @@ class AACLIP(TrainedMethod):
         return super().training_step(self.augmented(batch, self.current_epoch), batch_idx)
 
     def augmented(self, batch: Batch, epoch: int) -> Batch:
-        """Return a batch with images and masks moved together (:func:`zsad.augment.move`), by seed, epoch and path."""
+        """Return a batch with images and masks moved together, by seed, epoch and path."""
         if self.augment_p == 0 or "image" not in batch or "gt_mask" not in batch:
             return batch
         keys = [f"{self.seed}/{epoch}/{path}" for path in batch["image_path"]]

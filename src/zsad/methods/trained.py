@@ -19,7 +19,7 @@ from typing_extensions import Self
 from zsad import __version__
 from zsad.clip import Clip
 from zsad.methods.base import CheckpointError, Method
-from zsad.token_cache import (
+from zsad.training.token_cache import (
     CachedSamples,
     CacheDtype,
     CacheWriteError,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from zsad.token_cache import (
+from zsad.training.token_cache import (
     CachedSamples,
     CacheWriteError,
     EpochSampler,
@@ -152,7 +152,7 @@ def test_a_missing_entry_is_named(tmp_path: Path) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from zsad.token_cache import TokenCache
+from zsad.training.token_cache import TokenCache
 cache = TokenCache(Path(sys.argv[1]))
 print("ready", flush=True)
 while True:
@@ -231,7 +231,7 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
-from zsad.token_cache import CachedSamples, TokenCache, cache_samples
+from zsad.training.token_cache import CachedSamples, TokenCache, cache_samples
 
 class Images(Dataset):
     def __init__(self, number): self.number = number

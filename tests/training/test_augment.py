@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from zsad.augment import ColourJitter, move, move_batch
+from zsad.training.augment import ColourJitter, move, move_batch
 
 
 def draw(seed: int = 0) -> torch.Generator:

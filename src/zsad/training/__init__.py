@@ -1,0 +1,1 @@
+"""What makes training fast and varied: features kept on disk, augmentations."""
