@@ -21,9 +21,9 @@ from zsad.clip import Clip
 from zsad.clip.loading import MINI
 from zsad.functional.maps import upsample
 from zsad.images import ImageError, list_images, load_rgb, to_rgb, to_tensor
+from zsad.images.overlay import Limits, Scale, limits_of, overlay
 from zsad.methods import METHODS, CheckpointError, Method, get_method
 from zsad.methods.trained import read_weights
-from zsad.overlay import Limits, Scale, limits_of, overlay
 
 PUBLISHED = "published"
 UNTRAINED = "untrained"

@@ -19,8 +19,8 @@ from rich.table import Table
 from zsad import __version__
 from zsad.clip.loading import MINI
 from zsad.images import list_images
+from zsad.images.overlay import Scale
 from zsad.methods import METHODS
-from zsad.overlay import Scale
 from zsad.predict import Predictor, Result, load_model
 from zsad.rows import Row, RowWriter
 from zsad.training.token_cache import tower_key

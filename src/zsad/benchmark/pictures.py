@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from zsad.datamodules import BenchmarkDataModule
+from zsad.images.overlay import outline, overlay
 from zsad.methods import Method
 from zsad.metrics import auroc
-from zsad.overlay import outline, overlay
 
 SIDE = 192
 

@@ -1,26 +1,17 @@
-"""Image files become RGB pictures, masks and tensors here, and nowhere else."""
+"""Any image file becomes an upright RGB picture or a mask here, and nowhere else."""
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from torch import Tensor
-
-from zsad.types import ImageProtocol
-
-IMAGE_EXTENSIONS = frozenset(
-    {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""What :func:`list_images` takes for an image, in lower case; the comparison ignores case."""
 
 Size = tuple[int, int]
+
+
 _TIFF_BITS, _TIFF_MAX_VALUE, _TIFF_SAMPLE_FORMAT = 258, 281, 339  # tag numbers of TIFF 6.0
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class ImageError(ValueError):
@@ -137,91 +128,6 @@ def image_size(path: str | Path) -> Size:
         width, height = tags.get(256, image.size[0]), tags.get(257, image.size[1])  # Pillow turns TIFF by itself
         turned = _orientation(image) in {5, 6, 7, 8}
     return (width, height) if turned else (height, width)
-
-
-def to_tensor(image: Image.Image, protocol: ImageProtocol) -> Tensor:
-    """Return a picture resized and normalised as the protocol says, (3, height, width) float32.
-
-    Resizing is Pillow's own (antialiased, on 8-bit values), as in the released code of the methods.
-    """
-    return normalise(to_pixels(image, protocol), protocol)
-
-
-def to_pixels(image: Image.Image, protocol: ImageProtocol) -> Tensor:
-    """Return a picture resized as the protocol says, (3, height, width) uint8: what :func:`normalise` takes."""
-    width, height = image.size
-    height, width = resized((height, width), protocol)
-    image = image.resize((width, height), _FILTERS[protocol.interpolation])
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # array(): a writable copy
-
-
-def normalise(pixels: Tensor, protocol: ImageProtocol) -> Tensor:
-    """Return 8-bit pictures (..., 3, height, width) as float32, from [0, 1] normalised as the protocol says."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (protocol.mean, protocol.std))
-    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
-
-
-def mask_to_tensor(mask: NDArray[np.bool_], protocol: ImageProtocol, size: Size | None = None) -> Tensor:
-    """Return a mask at the model's size, (height, width) bool.
-
-    Args:
-        mask: Marked pixels at the mask file's own size, (height, width).
-        protocol: ``mask_resize`` is either ``"bilinear"`` (antialiased, marked where more than half is covered) or
-            ``"nearest"``.
-        size: (height, width) of the result; by default what the image of the mask's size becomes.
-    """
-    height, width = size or resized((mask.shape[0], mask.shape[1]), protocol)
-    if not mask.any():
-        return torch.zeros((height, width), dtype=torch.bool)
-    levels = Image.fromarray(mask.astype(np.uint8) * 255)
-    method = Image.Resampling.NEAREST if protocol.mask_resize == "nearest" else Image.Resampling.BILINEAR
-    return torch.from_numpy(np.asarray(levels.resize((width, height), method)) > 127)  # > 0.5 of 255
-
-
-def resized(size: Size, protocol: ImageProtocol) -> Size:
-    """Return (height, width) that an image of ``size`` has for the model."""
-    if protocol.resize == "squash":
-        return protocol.size, protocol.size
-    height, width = size
-    longer = int(protocol.size * max(size) / min(size))
-    return (protocol.size, longer) if height <= width else (longer, protocol.size)
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file's name says image: a known extension in any case, and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def list_images(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield the image files under the given files and folders, one path at a time.
-
-    Folders are walked to every depth in sorted order, without opening a file, so memory holds one folder's names.
-    Hidden files and folders and names without an image's extension are passed over; a file that is named outright is
-    always yielded. A folder that links back to one above it is entered once.
-
-    Raises:
-        FileNotFoundError: A given path does not exist.
-    """
-    for path in map(Path, paths):
-        if path.is_dir():
-            yield from map(Path, _walk(str(path), ()))
-        elif path.exists():
-            yield path
-        else:
-            raise FileNotFoundError(f"No such file or folder: '{path}'.")
-
-
-def _walk(folder: str, above: tuple[Size, ...]) -> Iterator[str]:
-    stat = os.stat(folder)
-    if (here := (stat.st_dev, stat.st_ino)) in above:
-        return
-    with os.scandir(folder) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    for name, is_folder in names:
-        if is_folder:
-            yield from _walk(os.path.join(folder, name), (*above, here))
-        elif is_image(name):
-            yield os.path.join(folder, name)
 
 
 def _open(path: str | Path, decode: bool = True) -> Image.Image:

@@ -4,7 +4,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 from skimage.color import rgb2lab
 
-from zsad.overlay import colour_table, heat_map, limits_of, outline, overlay, relative
+from zsad.images.overlay import colour_table, heat_map, limits_of, outline, overlay, relative
 
 
 def test_every_colour_is_lighter_than_the_one_before() -> None:

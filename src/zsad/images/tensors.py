@@ -1,0 +1,60 @@
+"""Pictures and masks become tensors as the protocol says."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from zsad.images.reading import Size
+from zsad.types import ImageProtocol
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def to_tensor(image: Image.Image, protocol: ImageProtocol) -> Tensor:
+    """Return a picture resized and normalised as the protocol says, (3, height, width) float32.
+
+    Resizing is Pillow's own (antialiased, on 8-bit values), as in the released code of the methods.
+    """
+    return normalise(to_pixels(image, protocol), protocol)
+
+
+def to_pixels(image: Image.Image, protocol: ImageProtocol) -> Tensor:
+    """Return a picture resized as the protocol says, (3, height, width) uint8: what :func:`normalise` takes."""
+    width, height = image.size
+    height, width = resized((height, width), protocol)
+    image = image.resize((width, height), _FILTERS[protocol.interpolation])
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # array(): a writable copy
+
+
+def normalise(pixels: Tensor, protocol: ImageProtocol) -> Tensor:
+    """Return 8-bit pictures (..., 3, height, width) as float32, from [0, 1] normalised as the protocol says."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (protocol.mean, protocol.std))
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def mask_to_tensor(mask: NDArray[np.bool_], protocol: ImageProtocol, size: Size | None = None) -> Tensor:
+    """Return a mask at the model's size, (height, width) bool.
+
+    Args:
+        mask: Marked pixels at the mask file's own size, (height, width).
+        protocol: ``mask_resize`` is either ``"bilinear"`` (antialiased, marked where more than half is covered) or
+            ``"nearest"``.
+        size: (height, width) of the result; by default what the image of the mask's size becomes.
+    """
+    height, width = size or resized((mask.shape[0], mask.shape[1]), protocol)
+    if not mask.any():
+        return torch.zeros((height, width), dtype=torch.bool)
+    levels = Image.fromarray(mask.astype(np.uint8) * 255)
+    method = Image.Resampling.NEAREST if protocol.mask_resize == "nearest" else Image.Resampling.BILINEAR
+    return torch.from_numpy(np.asarray(levels.resize((width, height), method)) > 127)  # > 0.5 of 255
+
+
+def resized(size: Size, protocol: ImageProtocol) -> Size:
+    """Return (height, width) that an image of ``size`` has for the model."""
+    if protocol.resize == "squash":
+        return protocol.size, protocol.size
+    height, width = size
+    longer = int(protocol.size * max(size) / min(size))
+    return (protocol.size, longer) if height <= width else (longer, protocol.size)
