@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from zsad import page
 from zsad.clip import Clip, load_clip
 from zsad.clip.loading import MINI
 from zsad.functional.maps import upsample
@@ -26,6 +25,7 @@ from zsad.images.overlay import Limits, outline, overlay
 from zsad.methods import METHODS, AnoVL, Method
 from zsad.metrics import EvaluationResult, Evaluator
 from zsad.predict import find_device
+from zsad.report import page
 from zsad.synthetic import SyntheticSample, split_samples
 from zsad.synthetic.trivial import centre_prior, colour_outlier
 

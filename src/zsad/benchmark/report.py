@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from zsad import page
-from zsad.benchmark.charts import bars, scatter
 from zsad.benchmark.grid import safe_name
 from zsad.benchmark.published import lookup
 from zsad.benchmark.results import ORDER, Comparison, Summary, compare, load, summarise
 from zsad.methods import METHODS
+from zsad.report import page
+from zsad.report.charts import bars, scatter
 
 TITLES = {
     "image_auroc": "image AUROC",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsad import page
+from zsad.report import page
 
 _VOID = {"meta", "img", "br"}
 
