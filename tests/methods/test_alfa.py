@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.conftest import make_clip
-from tests.test_llm import KEY, Server, by_label, server
+from tests.llm.test_llm import KEY, Server, by_label, server
 from zsad.clip import Clip
 from zsad.functional.windows import window_indices
 from zsad.llm import OfflineError

@@ -14,7 +14,7 @@ from zsad.llm import AnswerCache, PackagedLLM
 from zsad.prompts.alfa import LABELS, ClassWord, PromptWriter, load_alfa_prompts, parse_alfa_prompts
 
 LISTS = load_alfa_prompts()
-PACKAGED = json.loads((files("zsad.prompts") / "alfa_llm_answers.json").read_text(encoding="utf-8"))["entries"]
+PACKAGED = json.loads((files("zsad.llm") / "alfa_answers.json").read_text(encoding="utf-8"))["entries"]
 TOKENIZER = open_clip.SimpleTokenizer()
 
 
