@@ -12,7 +12,7 @@ import open_clip
 
 from zsad.datamodules.facts import all_facts
 from zsad.llm import LLM, AnswerCache, CacheMode, LLMError, LLMWarning, OfflineError, load_llm
-from zsad.prompts.alfa import LABELS, PromptWriter, load_alfa_prompts
+from zsad.methods.alfa.prompts import LABELS, PromptWriter, load_alfa_prompts
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ from zsad.llm import (
     load_llm,
 )
 from zsad.llm_cli import fill_cache, main
-from zsad.prompts.alfa import PromptWriter, load_alfa_prompts
+from zsad.methods.alfa.prompts import PromptWriter, load_alfa_prompts
 
 KEY = "sk-loopback-secret-0123456789"
 Reply = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]

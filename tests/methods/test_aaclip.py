@@ -23,8 +23,8 @@ from zsad.clip import Clip
 from zsad.clip.blocks import TwoPath, vv_tower
 from zsad.datamodules import Synthetic
 from zsad.methods import AACLIP, CheckpointError
-from zsad.methods.aaclip_fusion import class_min_max, fused_scores
-from zsad.methods.aaclip_parts import disentangle, level_map
+from zsad.methods.aaclip.adapters import disentangle, level_map
+from zsad.methods.aaclip.fusion import class_min_max, fused_scores
 from zsad.methods.trained import UntrainedWarning
 from zsad.prompts import load_prompts
 from zsad.training.augment import ColourJitter

@@ -14,9 +14,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zsad.adaptation import Adaptation, Recipe
 from zsad.clip import Clip
-from zsad.methods.anovl import AnoVL, merge_tiles, square_tiles
+from zsad.methods.anovl.adaptation import Adaptation, Recipe
+from zsad.methods.anovl.method import AnoVL, merge_tiles, square_tiles
 from zsad.types import Prediction
 
 NAMES = ["screw", "carpet", "screw", "screw"]

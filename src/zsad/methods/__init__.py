@@ -2,10 +2,10 @@
 
 import difflib
 
-from zsad.methods.aaclip import AACLIP
-from zsad.methods.alfa import ALFA
+from zsad.methods.aaclip.method import AACLIP
+from zsad.methods.alfa.method import ALFA
 from zsad.methods.anomalyclip import AnomalyCLIP
-from zsad.methods.anovl import AnoVL
+from zsad.methods.anovl.method import AnoVL
 from zsad.methods.base import CheckpointError, Method
 from zsad.methods.clip import CLIP
 from zsad.methods.clipac import CLIPAC

@@ -15,7 +15,7 @@ from zsad.clip import Clip, load_clip
 from zsad.clip.backbone import Position
 from zsad.clip.loading import Activation
 from zsad.functional.maps import smooth
-from zsad.memory import FewShot
+from zsad.methods.few_shot import FewShot
 from zsad.metrics import Evaluator
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
@@ -37,7 +37,7 @@ class Method(FewShot, ABC):
         metrics: Mode of the evaluator in validation and test: ``"binned"`` has a fixed memory and reports its error
             bound, ``"exact"`` keeps every score.
         shots: Normal reference images per class to draw from the data; 0 is zero-shot, unless a folder is given. What
-            the method does with them is said in :class:`~zsad.memory.FewShot`, unless it has a way of its own.
+            the method does with them: :class:`~zsad.methods.few_shot.FewShot`, unless it has a way of its own.
         references: Folder of normal images, ``<folder>/<class>/*`` or ``<folder>/*``.
         shot_seed: Decides which references are drawn.
     """

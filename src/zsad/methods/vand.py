@@ -27,7 +27,7 @@ class VAND(TrainedMethod):
 
     Follows the released code (ByChelsea/VAND-APRIL-GAN): exact GELU in OpenAI's QuickGELU weights, logits enlarged
     before the softmax, the sum of the layers' maps, an image score of the text alone. With references (see
-    :class:`~zsad.memory.FewShot`) the maps receive the cosine distances to the nearest normal patch.
+    :class:`~zsad.methods.few_shot.FewShot`) the maps receive the cosine distances to the nearest normal patch.
 
     Paper: Chen et al., arXiv 2305.17382.
 

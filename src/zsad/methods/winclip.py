@@ -32,9 +32,9 @@ class WinCLIP(Method):
     """Score sliding windows of patches against "normal" and "anomalous" prompt ensembles, harmonically averaged.
 
     Each window is a forward pass of the class token and the window's own patches. With references (see
-    :class:`~zsad.memory.FewShot`) it is WinCLIP+: maps and scores are averaged with distances to normal windows and
-    patches. No official code exists; where public versions differ this follows the one most used: prompts are averaged
-    without giving them unit length, temperature 0.07, patch features after the last LayerNorm.
+    :class:`~zsad.methods.few_shot.FewShot`) it is WinCLIP+: maps and scores are averaged with distances to normal
+    windows and patches. No official code exists; where public versions differ this follows the one most used: prompts
+    are averaged without giving them unit length, temperature 0.07, patch features after the last LayerNorm.
 
     Paper: Jeong et al., "WinCLIP" (arXiv 2303.14814), sections 4.1 to 4.3.
 

@@ -14,8 +14,8 @@ from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
 from zsad.clip.blocks import TwoPath, adapters, vv_tower
 from zsad.methods import AACLIP
-from zsad.methods.aaclip_fusion import fused_scores
-from zsad.methods.aaclip_parts import disentangle, level_map, probabilities, xavier
+from zsad.methods.aaclip.adapters import disentangle, level_map, probabilities, xavier
+from zsad.methods.aaclip.fusion import fused_scores
 from zsad.metrics.auroc import auroc
 from zsad.metrics.average_precision import average_precision
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from tests.parity import tiny_clip
 from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
-from zsad.adaptation import MIX, Adaptation
 from zsad.clip.blocks import TwoPath, two_path
 from zsad.functional.maps import probability, similarity, to_grid, upsample
-from zsad.methods.anovl import AnoVL, choose_prompts, square_tiles
+from zsad.methods.anovl.adaptation import MIX, Adaptation
+from zsad.methods.anovl.method import AnoVL, choose_prompts, square_tiles
+from zsad.methods.anovl.views import augmented_views
 from zsad.methods.prototypes import encode_sides
 from zsad.prompts import load_prompts
-from zsad.views import augmented_views
 
 FIXED = {
     "pool_padding": "replicate",

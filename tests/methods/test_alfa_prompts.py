@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from zsad.llm import AnswerCache, PackagedLLM
-from zsad.prompts.alfa import LABELS, ClassWord, PromptWriter, load_alfa_prompts, parse_alfa_prompts
+from zsad.methods.alfa.prompts import LABELS, ClassWord, PromptWriter, load_alfa_prompts, parse_alfa_prompts
 
 LISTS = load_alfa_prompts()
 PACKAGED = json.loads((files("zsad.llm") / "alfa_answers.json").read_text(encoding="utf-8"))["entries"]

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad.adaptation import Activation, OptimizerState, PseudoLoss, Recipe, train
 from zsad.clip import Clip
 from zsad.clip.blocks import SideAttention, TwoPath, two_path
 from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.methods.anovl.adaptation import Activation, OptimizerState, PseudoLoss, Recipe, train
+from zsad.methods.anovl.views import augmented_views
 from zsad.methods.base import Method
 from zsad.methods.prototypes import average, encode_sides
 from zsad.prompts import ClassWords, Prompts, load_prompts
 from zsad.types import Context, ImageProtocol, Prediction
-from zsad.views import augmented_views
 
 _DOMAINS: dict[str, list[str] | None] = {"full": None, "states": ["generic"], "base": ["generic"]}
 _BASE_STATES = {"normal": ["normal {}"], "anomalous": ["abnormal {}"]}
@@ -80,7 +80,7 @@ class AnoVL(Method):
         adapter_init: First weights: ``"random"``, or ``"text"`` the prompts' features (equation 9).
         noise_at: Whether noise enters before the adapter or after it.
         noise_std: Standard deviation of the noise.
-        pseudo_loss: See :class:`~zsad.adaptation.Recipe`.
+        pseudo_loss: See :class:`~zsad.methods.anovl.adaptation.Recipe`.
         entropy_weight: Weight of that loss.
         discriminative_weight: Weight of the loss that tells clean from noisy tokens.
         loss_at: Average losses over patches, or over the pixels of the enlarged cosines, tiles merged.

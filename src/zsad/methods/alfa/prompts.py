@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from zsad.llm import LLM, AnswerCache, LLMWarning, PackagedLLM
-from zsad.prompts.answers import is_description, parse_answer, same_text
+from zsad.methods.alfa.answers import is_description, parse_answer, same_text
 
 Label = Literal["normal", "abnormal"]
 LABELS: tuple[Label, Label] = ("normal", "abnormal")

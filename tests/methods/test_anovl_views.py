@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.ndimage import shift
 
-from zsad.views import augmented_views
+from zsad.methods.anovl.views import augmented_views
 
 
 def test_there_are_21_besides_the_image_each_of_its_shape() -> None:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from zsad.clip import Clip
 from zsad.clip.blocks import TwoPath, adapters, vv_tower
 from zsad.clip.loading import Activation
-from zsad.methods.aaclip_parts import (
+from zsad.methods.aaclip.adapters import (
     ImageAdapter,
     SegmentationTerms,
     StoredAdapter,

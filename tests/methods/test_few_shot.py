@@ -15,8 +15,8 @@ from torch import Tensor
 from zsad.clip import Clip
 from zsad.datamodules import Folder
 from zsad.images import ImageError, load_rgb, to_tensor
-from zsad.memory import Memory, MissingReferencesError, draw
 from zsad.methods import CLIP, VAND, WinCLIP, get_method, list_methods
+from zsad.methods.few_shot import Memory, MissingReferencesError, draw
 
 
 def quiet() -> Trainer:

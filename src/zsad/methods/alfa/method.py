@@ -16,9 +16,9 @@ from zsad.clip.blocks import value
 from zsad.functional.maps import probability, to_grid, upsample
 from zsad.functional.windows import harmonic_mean, window_indices, window_map, window_tokens
 from zsad.llm import LLM, AnswerCache, CacheMode, llm_config, load_llm
+from zsad.methods.alfa.prompts import ClassPrompts, PromptWriter, load_alfa_prompts
 from zsad.methods.base import Method
 from zsad.methods.winclip import class_token_only
-from zsad.prompts.alfa import ClassPrompts, PromptWriter, load_alfa_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
 Fallback = Literal["both", "side"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from zsad.prompts.answers import is_description, parse_answer, same_text
+from zsad.methods.alfa.answers import is_description, parse_answer, same_text
 
 LINES = [
     "An abnormal image of a bottle with a crack.",
