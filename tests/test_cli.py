@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from zsad import __version__, cli
+from zsad.inference import load_model
 from zsad.methods import get_method, list_methods
-from zsad.predict import load_model
 from zsad.synthetic import generate
 from zsad.trainer_cli import class_names
 

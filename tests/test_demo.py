@@ -13,8 +13,8 @@ from torch import Tensor
 
 from zsad import demo
 from zsad.clip import load_clip
+from zsad.inference import load_model
 from zsad.methods import METHODS, Method, get_method
-from zsad.predict import load_model
 from zsad.synthetic import HELD_OUT_CLASSES, SyntheticSample, split_samples
 
 IMAGES = 40  # two normal and two defective pictures of each class

@@ -14,8 +14,8 @@ from PIL import Image
 
 from zsad.clip import load_clip
 from zsad.images import ImageError
-from zsad.predict import load_model
-from zsad.rows import SettingsError
+from zsad.inference import load_model
+from zsad.inference.rows import SettingsError
 from zsad.score import main, outermost, overlay_path, read_options, read_scale
 from zsad.synthetic import generate
 

@@ -22,9 +22,9 @@ from zsad.clip.loading import MINI
 from zsad.functional.maps import upsample
 from zsad.images import to_tensor
 from zsad.images.overlay import Limits, outline, overlay
+from zsad.inference import find_device
 from zsad.methods import METHODS, AnoVL, Method
 from zsad.metrics import EvaluationResult, Evaluator
-from zsad.predict import find_device
 from zsad.report import page
 from zsad.synthetic import SyntheticSample, split_samples
 from zsad.synthetic.trivial import centre_prior, colour_outlier

@@ -20,9 +20,9 @@ from zsad import __version__
 from zsad.clip.loading import MINI
 from zsad.images import list_images
 from zsad.images.overlay import Scale
+from zsad.inference import Predictor, Result, load_model
+from zsad.inference.rows import Row, RowWriter
 from zsad.methods import METHODS
-from zsad.predict import Predictor, Result, load_model
-from zsad.rows import Row, RowWriter
 from zsad.training.token_cache import tower_key
 
 _WORST = 5  # rows shown at the end

@@ -29,10 +29,10 @@ from zsad.benchmark.pictures import save_pictures
 from zsad.benchmark.train import TrainingDataError, source_for, trained
 from zsad.clip import Clip
 from zsad.datamodules.base import batches
+from zsad.inference import find_device
 from zsad.methods import Method
 from zsad.methods.aaclip.fusion import FUSION, fused_scores
 from zsad.metrics import DEFAULT_METRICS, Evaluator, auroc, average_precision, f1_max
-from zsad.predict import find_device
 from zsad.training.token_cache import tensor_key
 
 METRICS = (*DEFAULT_METRICS, "aupro_200step")

@@ -16,8 +16,8 @@ from zsad.datamodules import Folder
 from zsad.demo import training_free
 from zsad.images import ImageError, load_rgb, to_tensor
 from zsad.images.overlay import overlay
+from zsad.inference import Predictor, Result, Size, find_device, load_model
 from zsad.methods import CLIP, METHODS, AnomalyCLIP, CheckpointError, get_method
-from zsad.predict import Predictor, Result, Size, find_device, load_model
 from zsad.synthetic import generate
 from zsad.types import Batch, Prediction
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsad.predict import Result
-from zsad.rows import Row, RowWriter, SettingsError
+from zsad.inference import Result
+from zsad.inference.rows import Row, RowWriter, SettingsError
 
 ROWS = [
     Row("a/1.png", 0.25, 1, None),

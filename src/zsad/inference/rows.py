@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
-from zsad.predict import Result
+from zsad.inference import Result
 
 _COLUMNS = ("path", "score", "label", "error")
 

@@ -1,0 +1,7 @@
+"""Scores for pictures: a method that is loaded, its results, and rows that survive a kill."""
+
+from zsad.inference.loading import PUBLISHED, UNTRAINED, load_model, read_checkpoint
+from zsad.inference.predictor import Predictor, Size, find_device
+from zsad.inference.result import Result
+
+__all__ = ["PUBLISHED", "UNTRAINED", "Predictor", "Result", "Size", "find_device", "load_model", "read_checkpoint"]

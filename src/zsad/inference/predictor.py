@@ -1,0 +1,224 @@
+"""Scores and heat maps in three lines of Python, without a Trainer."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zsad.functional.maps import upsample
+from zsad.images import ImageError, list_images, load_rgb, to_tensor
+from zsad.images.overlay import Limits
+from zsad.inference.inputs import ahead_of, flat, is_one, smaller, to_picture
+from zsad.inference.result import Result
+from zsad.methods import METHODS, Method
+
+Size = Literal["native", "model"] | int
+"""At which size results come: the image's own, the model's input, or the longer side at most so many pixels."""
+
+
+_IN_MEMORY = "<image>"  # methods may seed their random numbers by path: the same for every picture without one
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A picture as it waits for its batch."""
+
+    path: str | None
+    picture: Image.Image
+    tensor: Tensor | None
+    error: ImageError | None = None
+
+
+class Predictor:
+    """A method that is ready to score images; :func:`load_model` makes one.
+
+    Args:
+        method: Any method.
+        device: ``"auto"`` for the first accelerator, or a torch device such as ``"cpu"`` or ``"cuda:1"``.
+        batch_size: Images per forward pass; it changes speed and memory, not the results.
+        explain: Whether results carry an explanation; for methods that have one (ALFA).
+
+    Raises:
+        ValueError: The batch size is less than 1, or the method has no explanations.
+    """
+
+    def __init__(
+        self, method: Method, device: str | torch.device = "auto", batch_size: int = 8, explain: bool = False
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if explain and not hasattr(method, "explain"):
+            able = [name for name, kind in METHODS.items() if hasattr(kind, "explain")]
+            raise ValueError(f"{type(method).__name__} does not explain its scores; of the methods, {able} do.")
+        self.explain = explain
+        self.device = find_device(device)
+        self.method = method.eval().to(self.device)
+        self.batch_size = batch_size
+
+    @property
+    def map_range(self) -> Limits | None:
+        """Range of the anomaly maps as the method declares it, None if they are unbounded."""
+        return self.method.evaluator.score_range
+
+    def __repr__(self) -> str:
+        name, clip = type(self.method).__name__, self.method.clip.name
+        return f"Predictor({name}, backbone={clip!r}, image_size={self.method.protocol.size}, device='{self.device}')"
+
+    def predict(
+        self,
+        x: Any,
+        class_name: str = "object",
+        *,
+        threshold: float | None = None,
+        size: Size = "native",
+        strict: bool = False,
+    ) -> Any:
+        """Score one image, or many.
+
+        Args:
+            x: One image: a path, a PIL image, an array (height, width[, 1, 3 or 4 channels]) or a tensor
+                ([1 or 3, ]height, width). Many: a folder (every image below it), an iterable of such, an array
+                (images, height, width, channels), a tensor (images, channels, height, width). Arrays and tensors hold
+                pictures, not normalised values: bool, uint8, uint16 up to 65535, floats in [0, 1] or up to 255.
+            class_name: What the images show, in plain words; it goes into the prompts.
+            threshold: Score from which an image is labelled anomalous. There is no universal one.
+            size: Size of the maps and pictures that come back.
+            strict: Raise at the first unreadable file among many, instead of returning a result with ``error`` set. A
+                single image always raises.
+
+        Returns:
+            One :class:`Result` for one image; a list of them for a list, tuple, array or tensor of images; an iterator,
+            which holds one batch in memory, for a folder or any other iterable.
+
+        Raises:
+            FileNotFoundError: There is no such file or folder.
+            ImageError: A file is not a readable image.
+            TypeError: ``x`` is nothing that holds an image.
+            ValueError: An array has a shape or values that no image has.
+        """
+        if is_one(x):
+            if isinstance(x, (str, os.PathLike)) and not Path(x).exists():
+                raise FileNotFoundError(f"No such file or folder: '{x}'.")
+            (result,) = self._results([x], class_name, threshold, size, True)
+            return result
+        if isinstance(x, (str, os.PathLike)):
+            return self._results(list_images([Path(x)]), class_name, threshold, size, strict)
+        if not isinstance(x, Iterable):
+            raise TypeError(
+                f"Cannot predict on {type(x).__name__}: give a path, a folder, a PIL image, an array, a tensor or a "
+                f"list of them."
+            )
+        results = self._results(flat(x), class_name, threshold, size, strict)
+        return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results
+
+    def _results(
+        self, inputs: Iterable[Any], class_name: str, threshold: float | None, size: Size, strict: bool
+    ) -> Iterator[Result]:
+        batches = self.batches(inputs, class_name, threshold=threshold, size=size, strict=strict)
+        return itertools.chain.from_iterable(batches)
+
+    def batches(
+        self,
+        inputs: Iterable[Any],
+        class_name: str = "object",
+        *,
+        threshold: float | None = None,
+        size: Size = "native",
+        strict: bool = False,
+        num_workers: int = 0,
+    ) -> Iterator[list[Result]]:
+        """Yield the results of ``batch_size`` images after another, in order, holding few batches in memory.
+
+        Args:
+            inputs: Paths or pictures, one image each.
+            class_name: As for :meth:`predict`.
+            threshold: As for :meth:`predict`.
+            size: As for :meth:`predict`.
+            strict: As for :meth:`predict`.
+            num_workers: Threads that read images ahead; 0 reads them when they are needed.
+        """
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
+        opened = ahead_of(lambda one: self._open(one, size, strict), inputs, num_workers, num_workers + self.batch_size)
+        while batch := list(itertools.islice(opened, self.batch_size)):
+            yield self._score(batch, class_name, threshold, size)
+
+    def _open(self, x: Any, size: Size, strict: bool) -> _Opened:
+        path = os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
+        try:
+            picture = load_rgb(path) if path is not None else to_picture(x)
+        except ImageError as error:
+            if strict:
+                raise
+            return _Opened(path, Image.new("RGB", (1, 1)), None, error)
+        tensor = to_tensor(picture, self.method.protocol)
+        if size == "model":
+            picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
+        elif isinstance(size, int):
+            picture = smaller(picture, size)
+        return _Opened(path, picture, tensor)
+
+    def _score(self, batch: list[_Opened], class_name: str, threshold: float | None, size: Size) -> list[Result]:
+        readable = [one for one in batch if one.tensor is not None]
+        predictions = iter(self._forward(readable, class_name))
+        results = []
+        for one in batch:
+            score, anomaly_map = (float("nan"), np.empty((0, 0), np.float32))
+            explanation: tuple[tuple[str, float], ...] = ()
+            if one.tensor is not None:
+                score, small, explanation = next(predictions)
+                full = upsample(small[None], (one.picture.height, one.picture.width))[0]
+                anomaly_map = full.numpy()
+            error = None if one.error is None else str(one.error)
+            results.append(
+                Result(
+                    score, anomaly_map, one.picture, class_name, one.path, threshold, error, self.map_range, explanation
+                )
+            )
+        return results
+
+    @torch.inference_mode()
+    def _forward(
+        self, batch: list[_Opened], class_name: str
+    ) -> list[tuple[float, Tensor, tuple[tuple[str, float], ...]]]:
+        """Return score, map (height, width) and explanation of each image; a forward pass takes images of one size."""
+        results: list[tuple[float, Tensor, tuple[tuple[str, float], ...]]] = []
+        for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
+            members = list(group)
+            tensors = torch.stack([one.tensor for one in members if one.tensor is not None]).to(self.device)
+            paths = [_IN_MEMORY if one.path is None else one.path for one in members]
+            names = [class_name] * len(members)
+            prediction = self.method(tensors, names, paths)
+            reasons: list[tuple[tuple[str, float], ...]] = [()] * len(members)
+            if self.explain:
+                found = self.method.explain(tensors, names)  # type: ignore[operator]
+                reasons = [tuple((one.descriptor, one.cosine) for one in best) for best in found]
+            maps = prediction.anomaly_map.float().cpu()
+            results += zip(prediction.pred_score.tolist(), maps, reasons, strict=True)
+        return results
+
+
+def find_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device of that name; ``"auto"`` is the first CUDA device, else Apple's, else the CPU.
+
+    Raises:
+        ValueError: The name is unknown or the device is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch raises RuntimeError, AssertionError and others here
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"Device '{device}' cannot be used: {reason} Use 'auto', 'cpu', 'cuda:0' or 'mps'.") from error
+    return found
