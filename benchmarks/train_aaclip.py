@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsad.cli import main as zsad
+from zsad.cli.main import main as zsad
 
 CONFIGS = Path(__file__).parent / "configs" / "aaclip"
 STAGES = ("text", "image")

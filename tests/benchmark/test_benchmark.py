@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from zsad.benchmark.check import main as check
-from zsad.benchmark.command import main
 from zsad.benchmark.report import disagreement
 from zsad.benchmark.report import main as report
+from zsad.cli.benchmark import main
+from zsad.cli.check import main as check
 from zsad.clip import Clip
 from zsad.datamodules import Synthetic
 from zsad.datamodules.base import batches
@@ -77,7 +77,7 @@ def test_starting_again_computes_nothing(results: Path) -> None:
 
 def test_killed_three_times_at_random_gives_the_same_numbers(results: Path, tmp_path: Path) -> None:
     arguments = [*COMMON, "--methods", "clip", "maskclip", "--out", str(tmp_path)]
-    code = "import sys; from zsad.benchmark.command import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from zsad.cli.benchmark import main; sys.exit(main(sys.argv[1:]))"
     moments = random.Random(0)
     for done in range(3):  # each time after another cell, and then somewhere in the next one
         process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)

@@ -15,8 +15,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from zsad.benchmark.command import main
 from zsad.benchmark.report import main as report
+from zsad.cli.benchmark import main
 
 pytestmark = pytest.mark.browser
 

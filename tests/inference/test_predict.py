@@ -11,9 +11,9 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 import zsad
+from zsad.cli.demo import training_free
 from zsad.clip import Clip
 from zsad.datamodules import Folder
-from zsad.demo import training_free
 from zsad.images import ImageError, load_rgb, to_tensor
 from zsad.images.overlay import overlay
 from zsad.inference import Predictor, Result, Size, find_device, load_model

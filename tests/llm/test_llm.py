@@ -20,6 +20,7 @@ from typing import Any
 import open_clip
 import pytest
 
+from zsad.cli.prompts import fill_cache, main
 from zsad.llm import (
     PACKAGED,
     AnswerCache,
@@ -33,7 +34,6 @@ from zsad.llm import (
     llm_config,
     load_llm,
 )
-from zsad.llm_cli import fill_cache, main
 from zsad.methods.alfa.prompts import PromptWriter, load_alfa_prompts
 
 KEY = "sk-loopback-secret-0123456789"

@@ -17,7 +17,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from zsad.cli import main as zsad
+from zsad.cli.main import main as zsad
 from zsad.methods import AACLIP, Method
 
 ROOT = Path(__file__).parents[2]

@@ -52,7 +52,7 @@ class PublishedValue:
 @cache
 def published() -> tuple[PublishedValue, ...]:
     """Return every number of the packaged list."""
-    tables = yaml.safe_load((files("zsad") / "published.yaml").read_text(encoding="utf-8"))
+    tables = yaml.safe_load((files("zsad.benchmark") / "published.yaml").read_text(encoding="utf-8"))
     values = []
     for table in tables:
         for row in table["rows"]:

@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from tests.metrics.scenes import scene
-from zsad.evaluate import EvaluationDataError, evaluate_folder, find_items, read_map
 from zsad.metrics import DEFAULT_METRICS, Evaluator, aupro
+from zsad.metrics.folder import EvaluationDataError, evaluate_folder, find_items, read_map
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 

@@ -3,11 +3,11 @@
 import argparse
 from collections.abc import Callable, Sequence
 
-from zsad.data.check import data_check
-from zsad.data.download import data_download
-from zsad.data.export import data_export
-from zsad.data.listing import data_list
-from zsad.data.prepare import data_prepare
+from zsad.datamodules.tools.check import data_check
+from zsad.datamodules.tools.download import data_download
+from zsad.datamodules.tools.export import data_export
+from zsad.datamodules.tools.listing import data_list
+from zsad.datamodules.tools.prepare import data_prepare
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from zsad.data import DownloadError, UnsafeArchiveError, data_download, extract, fetch
 from zsad.datamodules import facts as facts_module
 from zsad.datamodules.facts import Download, all_facts
+from zsad.datamodules.tools import DownloadError, UnsafeArchiveError, data_download, extract, fetch
 
 DATA = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from zsad import __version__, cli
+from zsad import __version__
+from zsad.cli import main as cli
+from zsad.cli.trainer import class_names
 from zsad.inference import load_model
 from zsad.methods import get_method, list_methods
 from zsad.synthetic import generate
-from zsad.trainer_cli import class_names
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
 MINI = ["--model.backbone=zsad-mini"]
@@ -46,7 +47,7 @@ def test_help_names_every_command(argument: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
 def test_help_and_version_do_not_load_torch(argument: str) -> None:
-    code = f"import sys; from zsad.cli import main; main(['{argument}']); print('torch' in sys.modules)"
+    code = f"import sys; from zsad.cli.main import main; main(['{argument}']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 
@@ -112,7 +113,7 @@ def test_debug_shows_the_trace(
 def test_our_own_errors_keep_their_trace_and_interruption_is_no_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from zsad import doctor
+    from zsad.cli import doctor
 
     def broken(arguments: list[str]) -> int:
         raise ZeroDivisionError("a bug")

@@ -145,7 +145,7 @@ def _parallel(
             own["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
         else:
             own["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // args.jobs))
-        code = "import sys; from zsad.benchmark.command import main; sys.exit(main(sys.argv[1:]))"
+        code = "import sys; from zsad.cli.benchmark import main; sys.exit(main(sys.argv[1:]))"
         workers.append(subprocess.Popen([sys.executable, "-c", code, *arguments], env=own))
     try:
         while any(worker.poll() is None for worker in workers):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsad.data import data_prepare, prepare
 from zsad.datamodules import COVID19, SDD, DatasetCountError, MVTecAD, VisA
 from zsad.datamodules.base import BenchmarkDataModule
+from zsad.datamodules.tools import data_prepare, prepare
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from zsad.data.build import Options, build, reporting
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError
+from zsad.datamodules.tools.build import Options, build, reporting
 from zsad.types import Record
 
 Kind = Literal["meta", "jsonl", "csv"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from zsad.benchmark.command import read_cell
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
 from zsad.benchmark.run import Options, Runner
+from zsad.cli.benchmark import read_cell
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,8 +19,8 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from zsad.data.build import reporting
 from zsad.datamodules.facts import Facts, all_facts
+from zsad.datamodules.tools.build import reporting
 
 _CHUNK = 1 << 20
 _MOST_MEMBERS = 10**6

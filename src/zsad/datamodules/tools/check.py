@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from zsad.data.build import Options, build, reporting
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError, count_differences
 from zsad.datamodules.dataset import describe
 from zsad.datamodules.layout import PairingError
 from zsad.datamodules.manifest import ManifestError
+from zsad.datamodules.tools.build import Options, build, reporting
 from zsad.images import ImageError, load_rgb, mask_levels
 from zsad.types import Record
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from zsad.data.command import main
+from zsad.cli.data import main
 
 
 def test_all_five(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

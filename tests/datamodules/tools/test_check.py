@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsad.data import check, data_check
 from zsad.datamodules import SDD, Folder, MVTecAD
+from zsad.datamodules.tools import check, data_check
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsad.data import data_export, export
 from zsad.datamodules import Folder, MVTecAD
 from zsad.datamodules.base import BenchmarkDataModule
+from zsad.datamodules.tools import data_export, export
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from zsad.data.build import Options, build, reporting
 from zsad.datamodules.base import BenchmarkDataModule
 from zsad.datamodules.sdd import PREPARED
+from zsad.datamodules.tools.build import Options, build, reporting
 from zsad.images import load_mask, load_rgb
 from zsad.types import Record
 

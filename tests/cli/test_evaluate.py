@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from zsad.cli import main
+from zsad.cli.main import main
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from zsad.evaluate import evaluate_folder
 from zsad.metrics import DEFAULT_METRICS
+from zsad.metrics.folder import evaluate_folder
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from zsad import demo
+from zsad.cli import demo
 from zsad.clip import load_clip
 from zsad.inference import load_model
 from zsad.methods import METHODS, Method, get_method

@@ -4,11 +4,11 @@ Each command is one function that prints for people, or JSON with ``as_json``, a
 well, 1 something is wrong with the data, 2 the request itself cannot be met.
 """
 
-from zsad.data.check import CheckReport, check, data_check
-from zsad.data.download import DownloadError, UnsafeArchiveError, data_download, extract, fetch
-from zsad.data.export import data_export, export
-from zsad.data.listing import data_list
-from zsad.data.prepare import data_prepare, prepare
+from zsad.datamodules.tools.check import CheckReport, check, data_check
+from zsad.datamodules.tools.download import DownloadError, UnsafeArchiveError, data_download, extract, fetch
+from zsad.datamodules.tools.export import data_export, export
+from zsad.datamodules.tools.listing import data_list
+from zsad.datamodules.tools.prepare import data_prepare, prepare
 
 __all__ = [
     "CheckReport",

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from zsad.cli.score import main, outermost, overlay_path, read_options, read_scale
 from zsad.clip import load_clip
 from zsad.images import ImageError
 from zsad.inference import load_model
 from zsad.inference.rows import SettingsError
-from zsad.score import main, outermost, overlay_path, read_options, read_scale
 from zsad.synthetic import generate
 
 COUNT = 14
@@ -131,7 +131,13 @@ def test_strict_stops_at_the_first_broken_file_and_keeps_the_rows_before(picture
 
 def test_killed_run_started_again_gives_the_rows_of_an_undisturbed_one(pictures: Path, tmp_path: Path) -> None:
     arguments = [str(pictures), "--method", "anovl", "--class-name", "gear", "--batch-size", "2", "--device", "cpu"]
-    command = [sys.executable, "-c", "import sys; from zsad.cli import main; sys.exit(main())", "score", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from zsad.cli.main import main; sys.exit(main())",
+        "score",
+        *arguments,
+    ]
     rows = tmp_path / "killed" / "scores.jsonl"
     process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
     while process.poll() is None and not (rows.exists() and rows.stat().st_size):

@@ -9,23 +9,23 @@ from collections.abc import Mapping, Sequence
 from zsad import __version__
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("zsad.demo", "run all training-free methods on a generated benchmark; needs nothing else"),
-    "score": ("zsad.score", "score every image of a folder, with heat maps; goes on where it stopped"),
-    "fit": ("zsad.trainer_cli", "train a method on a data set (Lightning)"),
-    "validate": ("zsad.trainer_cli", "evaluate on the validation part (Lightning)"),
-    "test": ("zsad.trainer_cli", "evaluate a method on a benchmark (Lightning)"),
-    "predict": ("zsad.trainer_cli", "write scores and maps of a benchmark (Lightning)"),
-    "evaluate": ("zsad.evaluate_cli", "compute the metrics of maps from elsewhere"),
-    "data": ("zsad.data.command", "list, check, prepare, download or export data sets"),
-    "prompts": ("zsad.llm_cli", "fill and show the prompts that a language model writes for ALFA"),
-    "benchmark": ("zsad.benchmark.command", "run a grid of methods, data sets and seeds; goes on where it stopped"),
+    "demo": ("zsad.cli.demo", "run all training-free methods on a generated benchmark; needs nothing else"),
+    "score": ("zsad.cli.score", "score every image of a folder, with heat maps; goes on where it stopped"),
+    "fit": ("zsad.cli.trainer", "train a method on a data set (Lightning)"),
+    "validate": ("zsad.cli.trainer", "evaluate on the validation part (Lightning)"),
+    "test": ("zsad.cli.trainer", "evaluate a method on a benchmark (Lightning)"),
+    "predict": ("zsad.cli.trainer", "write scores and maps of a benchmark (Lightning)"),
+    "evaluate": ("zsad.cli.evaluate", "compute the metrics of maps from elsewhere"),
+    "data": ("zsad.cli.data", "list, check, prepare, download or export data sets"),
+    "prompts": ("zsad.cli.prompts", "fill and show the prompts that a language model writes for ALFA"),
+    "benchmark": ("zsad.cli.benchmark", "run a grid of methods, data sets and seeds; goes on where it stopped"),
     "report": ("zsad.benchmark.report", "make tables and a page of a benchmark's results"),
-    "check": ("zsad.benchmark.check", "compute one cell of a benchmark again and compare"),
-    "doctor": ("zsad.doctor", "show versions, devices, cached weights and what works offline"),
+    "check": ("zsad.cli.check", "compute one cell of a benchmark again and compare"),
+    "doctor": ("zsad.cli.doctor", "show versions, devices, cached weights and what works offline"),
 }
 """Name -> module with a ``main(arguments)``, and what it does; the module is imported only when it is asked for."""
 
-_TRAINER = "zsad.trainer_cli"
+_TRAINER = "zsad.cli.trainer"
 
 
 def usage() -> str:

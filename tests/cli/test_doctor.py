@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from zsad import __version__
+from zsad.cli.doctor import diagnose, main
 from zsad.clip.loading import BACKBONES
-from zsad.doctor import diagnose, main
 from zsad.methods import list_methods
 
 
