@@ -1,10 +1,12 @@
-"""Imports go one way, and importing the package is cheap."""
+"""Imports go one way, by wing and by module, and importing the package is cheap."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,101 +15,107 @@ import zsad
 
 SOURCE = Path(zsad.__file__).parent
 
-# lower layers first; a module may import from its own layer or a lower one
-LAYERS = [
-    {"types", "__init__"},
-    {
-        "clip",
-        "functional",
-        "training",
-        "weights",
-        "report",
-        "prompts",
-        "maps",
-        "windows",
-        "views",
-        "memory",
-        "losses",
-        "images",
-        "synthetic",
-        "augment",
-        "llm",
-        "token_cache",
-        "adaptation",
-    },
-    {"methods", "datamodules", "metrics"},
-    {
-        "predict",
-        "inference",
-        "evaluate",
-        "evaluate_cli",
-        "llm_cli",
-        "overlay",
-        "page",
-        "score",
-        "demo",
-        "doctor",
-        "export",
-        "report",
-        "benchmark",
-        "data",
-        "rows",
-        "trainer_cli",
-        "cli",
-    },
+# upper floors first: a wing may import from its own floor, without a circle, and from every floor below
+FLOORS = [
+    {"cli", "__main__"},
+    {"benchmark", "scale", "deploy"},
+    {"inference"},
+    {"decision", "methods"},
+    {"datamodules", "metrics"},
+    {"weights", "clip", "images", "prompts", "llm", "training", "functional", "synthetic", "report"},
+    {"types"},
 ]
-WITHIN_METHODS_LAYER = {("methods", "metrics")}
+HALL = {"__init__.py", "__main__.py", "types.py", "py.typed"}
+FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def top(path: Path) -> str:
-    """Name of the part that a file belongs to."""
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def module_of(path: Path) -> str:
+    """Dotted name of a file."""
+    return ".".join(("zsad", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imported_parts(path: Path) -> set[str]:
-    """Names of the parts of zsad that a file imports anywhere, but not for type checking only."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(node)
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
-        for node in ast.walk(branch)
-    }
-    parts = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
+MODULES = {module_of(path) for path in FILES}
+
+
+def imported(path: Path, at_start: bool = False) -> set[str]:
+    """Modules of zsad that a file imports: anywhere and for type checking too, or only while it is loaded itself."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    found: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if at_start and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
+        nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "zsad":
-            names = [node.module] if node.module != "zsad" else [f"zsad.{alias.name}" for alias in node.names]
+            deeper = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES
+            found |= deeper or {node.module}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "zsad"]
-        else:
-            continue
-        parts |= {name.split(".")[1] for name in names if "." in name}
-    return {part for part in parts if (SOURCE / part).exists() or (SOURCE / f"{part}.py").exists()}
+            found |= {alias.name for alias in node.names} & MODULES
+    return found - {"zsad", module_of(path)}
 
 
-def rank(part: str) -> int:
-    """Layer of a part."""
-    for number, layer in enumerate(LAYERS):
-        if part in layer:
+def wing(module: str) -> str:
+    """The wing that a module belongs to."""
+    return module.split(".")[1]
+
+
+def floor(name: str) -> int:
+    """Number of a wing's floor, from above."""
+    for number, wings in enumerate(FLOORS):
+        if name in wings:
             return number
-    raise AssertionError(f"'{part}' has no layer: add it to LAYERS, as low as it can stand.")
+    raise AssertionError(f"'{name}' has no floor: add it to FLOORS, as low as it can stand.")
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def circle(graph: Mapping[str, set[str]]) -> list[str] | None:
+    """A circle of a graph, None if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_no_import_points_upwards(path: Path) -> None:
-    own = top(path)
-    if own == "__init__":
-        return  # offers names of upper layers lazily
-    for part in imported_parts(path) - {own}:
-        assert rank(part) <= rank(own), f"{path.name} of '{own}' imports '{part}' from an upper layer"
-        if rank(part) == rank(own) == 2:
-            assert (own, part) in WITHIN_METHODS_LAYER, f"{path.name} of '{own}' must not import '{part}'"
+    if path == SOURCE / "__init__.py":
+        return  # offers names of upper floors lazily
+    own = wing(module_of(path))
+    for other in map(wing, imported(path)):
+        assert floor(other) >= floor(own), f"{path.name} of '{own}' imports '{other}' from a floor above"
 
 
-def test_clip_knows_no_method() -> None:
-    assert not any("methods" in imported_parts(path) for path in (SOURCE / "clip").rglob("*.py"))
+def test_no_circle_of_wings() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        if (name := module_of(path)) != "zsad":
+            graph.setdefault(wing(name), set()).update(map(wing, imported(path)))
+    assert circle({name: others - {name} for name, others in graph.items()}) is None
+
+
+def test_no_circle_of_modules() -> None:
+    graph = {module_of(path): imported(path, at_start=True) for path in FILES if path.parent != SOURCE}
+    inner = {  # a package's own __init__ hands on what its modules define
+        name: {other for other in others if not name.startswith(f"{other}.")} for name, others in graph.items()
+    }
+    assert circle(inner) is None
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
+
+
+def test_only_few_things_stand_in_the_hall() -> None:
+    assert {path.name for path in SOURCE.iterdir() if path.is_file()} <= HALL
+
+
+def test_packages_hand_on_and_define_nothing() -> None:
+    registries = {"zsad", "zsad.methods", "zsad.datamodules", "zsad.prompts"}  # their tables are what they are for
+    for path in SOURCE.rglob("__init__.py"):
+        if module_of(path) in registries:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not [one for one in ast.walk(tree) if isinstance(one, (ast.FunctionDef, ast.ClassDef))], path
 
 
 @pytest.mark.parametrize("statement", ["import zsad", "import zsad.synthetic", "import zsad.cli.main"])
