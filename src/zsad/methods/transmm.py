@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.relevance import Relevance, Target, margin_target, relevance, text_target
-from zsad.maps import probability, similarity, to_grid, upsample
+from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.base import Method
 from zsad.methods.prototypes import prototypes
 from zsad.prompts import ClassWords, load_prompts
