@@ -122,8 +122,8 @@ def test_trained_method_is_trained_once_and_says_on_what(tmp_path: Path) -> None
     assert len(weights) == 1
     cell = json.loads((tmp_path / "cells/coop/synthetic/cork-s0.json").read_text(encoding="utf-8"))
     assert cell["trained"]["file"] == weights[0].name
-    assert cell["trained"]["on"]["name"] == "synthetic"
-    assert cell["trained"]["on"]["epochs"] == 1
+    assert cell["trained"]["on"][0]["name"] == "synthetic"
+    assert cell["trained"]["on"][0]["epochs"] == 1
 
 
 def test_references_are_drawn_by_the_cells_seed(tmp_path: Path) -> None:

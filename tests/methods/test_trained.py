@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from tests.conftest import make_clip
 from zsad.clip import Clip
 from zsad.methods import VAND, AnomalyCLIP, CheckpointError, CoOp
-from zsad.methods.trained import SameDataError, TrainedMethod, UntrainedWarning, describe_training
+from zsad.methods.provenance import SameDataError, describe_training
+from zsad.methods.trained import TrainedMethod, UntrainedWarning
 from zsad.training.token_cache import CachedSamples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning", "ignore:.*logging interval")
@@ -230,7 +231,7 @@ def test_the_checkpoint_knows_its_data(tiny: Clip, tmp_path: Path, caplog: pytes
     fitted(tiny, tmp_path)
     (path,) = tmp_path.rglob("*.ckpt")
     loaded = AnomalyCLIP.load_from_checkpoint(path, backbone=tiny)
-    assert loaded.trained_on == {"name": "pieces", "root": "/data", "classes": None, "images": 10, "epochs": 3}
+    assert loaded.trained_on == [{"name": "pieces", "root": "/data", "classes": None, "images": 10, "epochs": 3}]
     assert describe_training(loaded.trained_on) == "pieces (10 images, 3 epochs)"
     with caplog.at_level(logging.INFO):
         trainer(tmp_path).test(loaded, Module("other"))
@@ -262,7 +263,7 @@ def test_folders_of_a_user_are_told_apart_by_their_path(tiny: Clip, tmp_path: Pa
     made, _, _ = fitted(tiny, tmp_path)
     other = Module()
     other.facts = None
-    made.trained_on["root"] = "/elsewhere"
+    made.trained_on[0]["root"] = "/elsewhere"
     trainer(tmp_path).test(made, other)
 
 

@@ -135,9 +135,9 @@ def test_the_authors_layout_is_read(tiny: Clip, image: Tensor, tmp_path: Path) -
     model = VAND(tiny, seed=7)
     loaded = VAND.from_author_checkpoint(stored(model, tmp_path / "mvtec_pretrained.pth"), tiny)
     assert torch.equal(loaded(image, NAMES).anomaly_map, model(image, NAMES).anomaly_map)
-    assert loaded.trained_on["name"] == "mvtec_ad"
+    assert loaded.trained_on[0]["name"] == "mvtec_ad"
     other = VAND.from_author_checkpoint(stored(model, tmp_path / "mine.pth"), tiny)
-    assert "mine.pth" in other.trained_on["name"]
+    assert "mine.pth" in other.trained_on[0]["name"]
 
 
 def test_other_files_are_refused_with_what_they_hold(tiny: Clip, tmp_path: Path) -> None:

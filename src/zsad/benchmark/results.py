@@ -41,7 +41,7 @@ class Summary:
         images_per_s: Median over classes and seeds.
         peak_memory_mb: Greatest.
         backbone: Name.
-        trained_on: What a trained method was fitted to.
+        trained_on: What a trained method was fitted to, names joined by a plus sign.
         intervals: Metric -> bootstrap interval of the mean over classes and seeds, where every cell has one.
     """
 
@@ -110,9 +110,15 @@ def _summary(data: str, method: str, cells: Sequence[Mapping[str, Any]]) -> Summ
         images_per_s=speeds[len(speeds) // 2] if speeds else None,
         peak_memory_mb=max((cell["peak_memory_mb"] for cell in good), default=None),
         backbone=good[0]["backbone"]["name"] if good else "",
-        trained_on=(trained["on"] or {}).get("name", "") if trained else "",
+        trained_on=_data_names(trained["on"]) if trained else "",
         intervals={metric: ends for metric in metrics if (ends := _interval(good, metric)) is not None},
     )
+
+
+def _data_names(on: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> str:
+    """Return the names of the data sets that a model was trained on; earlier results hold one, not a list."""
+    sets = [on] if isinstance(on, Mapping) else on or []
+    return "+".join(str(one.get("name", "")) for one in sets)
 
 
 def _interval(cells: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float] | None:

@@ -311,7 +311,7 @@ class AnomalyCLIP(PromptMethod):
             del learned["ctx_abnormal"]
         model.prompts.load_state_dict(learned)
         model._compare_with_backbone(path, state)
-        model.trained_on = {"name": f"unknown data (the authors' file {Path(path).name})"}
+        model.trained_on = [{"name": f"unknown data (the authors' file {Path(path).name})"}]
         return model
 
     @torch.no_grad()

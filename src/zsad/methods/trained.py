@@ -19,6 +19,7 @@ from typing_extensions import Self
 from zsad import __version__
 from zsad.clip import Clip
 from zsad.methods.base import CheckpointError, Method
+from zsad.methods.provenance import SameDataError, as_data_sets, describe_training, identity, overlap
 from zsad.training.token_cache import (
     CachedSamples,
     CacheDtype,
@@ -49,10 +50,6 @@ class UntrainedWarning(UserWarning):
     """A method predicts with the initial values of what it should have learned."""
 
 
-class SameDataError(ValueError):
-    """A model is about to be tested on the data that it was trained on."""
-
-
 class TrainedMethod(Method):
     """A method that learns something on top of the frozen backbone; a child adds :meth:`loss`.
 
@@ -79,9 +76,6 @@ class TrainedMethod(Method):
     previous_stage: ClassVar[str] = ""
     """Option that takes the weights file of the stage before."""
 
-    trained_on: dict[str, Any]
-    """What the parameters were fitted to: name, root and classes of the data, images, epochs; empty before a fit."""
-
     def __init__(
         self,
         backbone: str | Clip,
@@ -102,8 +96,17 @@ class TrainedMethod(Method):
         self.cache_dtype: CacheDtype = cache_dtype
         self.cache_dir = cache_dir
         self.allow_same_data = allow_same_data
-        self.trained_on = {}
+        self._trained_on: list[dict[str, Any]] = []
         self._warned = False
+
+    @property
+    def trained_on(self) -> list[dict[str, Any]]:
+        """What the parameters were fitted to, per data set: name, root, classes, images, epochs; empty before a fit."""
+        return self._trained_on
+
+    @trained_on.setter
+    def trained_on(self, found: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        self._trained_on = as_data_sets(found)
 
     # ---- what a child writes
 
@@ -165,7 +168,7 @@ class TrainedMethod(Method):
     def on_fit_start(self) -> None:
         """Note what is trained on, fill the token cache and fix the order of the images."""
         trainer: Any = self.trainer  # some of its attributes have no type
-        self.trained_on = _identity(trainer.datamodule)
+        self.trained_on = identity(trainer.datamodule)
         if trainer.reload_dataloaders_every_n_epochs:
             rank_zero_info("Token cache off: the Trainer reloads the data loaders between epochs.")
             return
@@ -173,7 +176,9 @@ class TrainedMethod(Method):
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
             rank_zero_info("Token cache off: the training data are not one DataLoader of a map-style data set.")
             return
-        self.trained_on["images"] = len(loader.dataset)
+        sizes = getattr(loader.dataset, "sizes", [len(loader.dataset)])  # joined data know those of their parts
+        for one, size in zip(self.trained_on, sizes, strict=True):
+            one["images"] = size
         _shuffle_by_epoch(loader, self.seed)
         reason = self._why_not_cache(loader)
         cached = self._cached(loader) if reason is None else None
@@ -192,7 +197,8 @@ class TrainedMethod(Method):
 
     def on_train_epoch_end(self) -> None:
         """Count the epochs that are behind the parameters."""
-        self.trained_on["epochs"] = self.current_epoch + 1
+        for one in self.trained_on:
+            one["epochs"] = self.current_epoch + 1
 
     def _why_not_cache(self, loader: DataLoader[Any]) -> str | None:
         trainer: Any = self.trainer
@@ -277,16 +283,10 @@ class TrainedMethod(Method):
         datamodule = trainer.datamodule
         if self.allow_same_data or getattr(datamodule, "allow_same", False) or datamodule is None:
             return
-        tested = _identity(datamodule)
-        same = tested["name"] == self.trained_on["name"]
-        if getattr(datamodule, "facts", None) is None:  # a user's own data: one kind of data module, many folders
-            same = same and tested.get("root") == self.trained_on.get("root")
-        classes = [set(one["classes"]) if one.get("classes") else None for one in (tested, self.trained_on)]
-        disjoint = None not in classes and not set.intersection(*classes)  # type: ignore[arg-type]
-        if same and not disjoint:
+        if (tested := overlap(self.trained_on, datamodule)) is not None:
             raise SameDataError(
                 f"The model was trained on {describe_training(self.trained_on)} and is to be tested on "
-                f"{tested['name']}: not a zero-shot result. Test on another data set or on other classes, or pass "
+                f"{tested}: not a zero-shot result. Test on another data set or on other classes, or pass "
                 f"allow_same_data=True."
             )
 
@@ -295,12 +295,12 @@ class TrainedMethod(Method):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the model was trained on."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["zsad"]["trained_on"] = dict(self.trained_on)
+        checkpoint["zsad"]["trained_on"] = as_data_sets(self.trained_on)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the checkpoint and read what it was trained on."""
         super().on_load_checkpoint(checkpoint)
-        self.trained_on = dict(checkpoint.get("zsad", {}).get("trained_on", {}))
+        self.trained_on = checkpoint.get("zsad", {}).get("trained_on", [])
 
     def save_weights(self, path: str | Path) -> Path:
         """Write learned parameters, finished text vectors and metadata as one safetensors file, and return its path."""
@@ -351,27 +351,6 @@ class TrainedMethod(Method):
         if backbone is not None:
             arguments["backbone"] = backbone
         return cls(**arguments).load_weights(path)
-
-
-def describe_training(trained_on: dict[str, Any]) -> str:
-    """Return what a model was trained on as a phrase, for example "VisA (2162 images, 15 epochs)"."""
-    parts = [f"{trained_on[key]} {key}" for key in ("images", "epochs") if key in trained_on]
-    if trained_on.get("classes"):
-        parts.insert(0, "classes " + ", ".join(trained_on["classes"]))
-    return trained_on.get("name", "unknown data") + (f" ({', '.join(parts)})" if parts else "")
-
-
-def _identity(datamodule: Any) -> dict[str, Any]:
-    """Name, root and classes of a data module; a bare data loader has none."""
-    if datamodule is None:
-        return {"name": "a data loader"}
-    state = datamodule.state_dict()
-    classes = state.get("classes")
-    return {
-        "name": str(state.get("name", type(datamodule).__name__)),
-        "root": str(state.get("root", "")),
-        "classes": None if classes is None else [str(name) for name in classes],
-    }
 
 
 def _shuffle_by_epoch(loader: DataLoader[Any], seed: int) -> None:

@@ -303,7 +303,7 @@ class VAND(TrainedMethod):
             )
         model.load_state_dict(learned)
         source = _AUTHOR_DATA.get(path.stem)
-        model.trained_on = {"name": source or f"unknown data (the authors' file {path.name})"}
+        model.trained_on = [{"name": source or f"unknown data (the authors' file {path.name})"}]
         return model
 
 

@@ -625,10 +625,8 @@ class AACLIP(TrainedMethod):
             )
         module.load_state_dict(stored.state)
         self.finished[_STAGES.index(which)] = True
-        unknown = {"name": f"unknown data (the authors' {which} adapters)"}
-        self.trained_on = (
-            unknown if stored.by_authors else dict(stored.checkpoint.get("zsad", {}).get("trained_on", {}))
-        )
+        unknown = [{"name": f"unknown data (the authors' {which} adapters)"}]
+        self.trained_on = unknown if stored.by_authors else stored.checkpoint.get("zsad", {}).get("trained_on", [])
 
     def _check_source(self, which: Stage, stored: StoredAdapter) -> None:
         made = stored.checkpoint.get("zsad", {})
