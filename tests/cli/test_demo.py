@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from zsad.cli import demo
 from zsad.clip import load_clip
 from zsad.inference import load_model
 from zsad.methods import METHODS, Method, get_method
 from zsad.synthetic import HELD_OUT_CLASSES, SyntheticSample, split_samples
+from zsad.types import Prediction
 
 IMAGES = 40  # two normal and two defective pictures of each class
 
@@ -67,10 +67,10 @@ def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, demo.Outcom
     prior, outlier = outcomes["centre prior"], outcomes["colour outlier"]
     clip = outcomes["clip"]
 
-    def wrong(part: Sequence[SyntheticSample]) -> tuple[Tensor, Tensor]:
+    def wrong(part: Sequence[SyntheticSample]) -> Prediction:
         """A detector that takes the defects for normal: worse than chance."""
-        score, anomaly_map = demo._colour_outlier(part)
-        return -score, -anomaly_map
+        right = demo._colour_outlier(part)
+        return Prediction(-right.anomaly_map, -right.pred_score)
 
     upside_down = demo._evaluate(split_samples("held-out both", 20, 0), wrong)
     sentence = demo.below_trivial({"wrong": upside_down, "centre prior": prior, "colour outlier": outlier})
@@ -126,7 +126,7 @@ def test_training_changes_every_method_that_learns_and_leaves_usable_files(tmp_p
     picture = split_samples("held-out both", 1)[0]
     for label, model in methods.items():
         name = label.partition(",")[0].lower()
-        score, _ = demo._method(model.eval(), [picture])
+        score = demo._method(model.eval(), [picture]).pred_score
         (weights,) = [one for one in (tmp_path / "weights").glob(f"{name}-*.safetensors") if "stage" not in one.name]
         assert str(weights) in text.getvalue()
         again = load_model(name, clip, weights, device="cpu")

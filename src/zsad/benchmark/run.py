@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import hashlib
 import logging
-import math
 import os
 import platform
 import resource
@@ -12,7 +11,8 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -28,11 +28,13 @@ from zsad.benchmark.grid import Cell, DataSpec, MethodSpec, write_json
 from zsad.benchmark.pictures import save_pictures
 from zsad.benchmark.train import TrainingDataError, source_for, trained
 from zsad.clip import Clip
+from zsad.datamodules import BenchmarkDataModule
 from zsad.datamodules.base import batches
 from zsad.inference import find_device
 from zsad.methods import Method
 from zsad.methods.aaclip.fusion import FUSION, fused_scores
-from zsad.metrics import DEFAULT_METRICS, Evaluator, auroc, average_precision, f1_max
+from zsad.methods.evaluation import Evaluation
+from zsad.metrics import DEFAULT_METRICS, Evaluator
 from zsad.training.token_cache import tensor_key
 
 METRICS = (*DEFAULT_METRICS, "aupro_200step")
@@ -167,26 +169,60 @@ class Runner:
 
     def compute(self, cell: Cell) -> dict[str, Any]:
         """Return the result of a cell: values in [0, 1] with bounds, and everything that they came from."""
-        options = self.options
         started = time.perf_counter()
-        device = find_device(options.device)
+        device = find_device(self.options.device)
         method, weights = self.model(cell, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        data = self._data(cell, method)
+        evaluation, seconds = self._evaluated(method, data, device)
+        found = evaluation.compute().to_dict()
+        if evaluation.rule is not None:  # drawn from other scores than these
+            found["intervals"] = {
+                class_name: {key: ends for key, ends in intervals.items() if not key.startswith("image_")}
+                for class_name, intervals in found["intervals"].items()
+            }
+        if cell.seed == 0 and data.has_masks:
+            save_pictures(method, data, cell.picture_path(self.options.out), device)
+        name, images = cell.class_name, evaluation.images
+        return {
+            **self.identity(cell),
+            "metrics": found["per_class"][name],
+            "bounds": found["bounds"].get(name, {}),
+            "intervals": found["intervals"].get(name, {}),
+            "counts": found["counts"][name],
+            "images": [[image.image_path, image.gt_label, image.pred_score] for image in images],
+            "skipped": [str(one) for one in data.skipped],
+            "protocol": asdict(method.protocol),
+            "hyper_parameters": {key: value for key, value in method.hparams.items() if _is_plain(value)},
+            **self._provenance(method, weights, device),
+            "wall_s": time.perf_counter() - started,
+            "images_per_s": len(images) / seconds if seconds else None,
+            "peak_memory_mb": peak_memory_mb(device),
+        }
+
+    def _data(self, cell: Cell, method: Method) -> BenchmarkDataModule:
+        """Return the class of a cell, as the method wants its images, with the references drawn."""
+        options = self.options
         data = cell.data.build(
             classes=[cell.class_name], batch_size=options.batch_size, num_workers=options.num_workers, counts="ignore"
         )
         data.protocol = method.protocol
         method.forget_text()
         method.draw_references(data)  # before the evaluator: references may widen the range of the maps
-        evaluator = Evaluator(options.mode, method.score_range, METRICS, bootstrap=options.bootstrap).to(device)
-        seconds, images = 0.0, []
-        highest, low, high = [], math.inf, -math.inf
+        return data
+
+    def _evaluated(self, method: Method, data: BenchmarkDataModule, device: torch.device) -> tuple[Evaluation, float]:
+        """Return the evaluation of a class, and the seconds that the method took for it."""
+        options = self.options
+        evaluator = Evaluator(options.mode, method.score_range, METRICS, bootstrap=options.bootstrap)
+        evaluator.to(device)
+        if options.fuse:
+            evaluation = Evaluation(evaluator, partial(fused_scores, weights=FUSION[data.domain]), by_maxima=False)
+        else:
+            evaluation = Evaluation(evaluator, method.class_rule())
+        seconds = 0.0
         for batch in batches(data):
-            if "gt_label" not in batch:
-                raise ValueError(
-                    f"{cell.data.label}: class '{cell.class_name}' has images without a label; a benchmark needs them."
-                )
             image = batch["image"].to(device)
             before = time.perf_counter()
             autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
@@ -195,65 +231,22 @@ class Runner:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds += time.perf_counter() - before
-            maps = prediction.anomaly_map.float()
-            highest += maps.amax(dim=(1, 2)).tolist()
-            low, high = min(low, float(maps.min())), max(high, float(maps.max()))
-            masks = batch.get("gt_mask")
-            evaluator.update(
-                batch["class_name"],
-                prediction.pred_score.float(),
-                batch["gt_label"],
-                None if masks is None else maps,
-                masks,
-                batch["image_path"],
-            )
-            images += [
-                [path, label, score]
-                for path, label, score in zip(
-                    batch["image_path"], batch["gt_label"].tolist(), prediction.pred_score.tolist(), strict=True
-                )
-            ]
-        found = evaluator.compute().to_dict()
-        name = cell.class_name
-        given, maxima = torch.tensor([one[2] for one in images]), torch.tensor(highest)
-        if options.fuse:
-            scores = fused_scores(given, maxima, low, high, FUSION[data.domain])
-        else:
-            scores = method.final_scores(given, maxima)
-        if scores is not given:
-            images = [[path, label, score] for (path, label, _), score in zip(images, scores.tolist(), strict=True)]
-            # drawn from other scores than these
-            found["intervals"] = {
-                class_name: {key: ends for key, ends in intervals.items() if not key.startswith("image_")}
-                for class_name, intervals in found["intervals"].items()
-            }
-            labels = torch.tensor([one[1] for one in images])
-            for key, metric in (("auroc", auroc), ("ap", average_precision), ("f1max", f1_max)):
-                value = float(metric(scores, labels))
-                found["per_class"][name][f"image_{key}"] = None if math.isnan(value) else value
-        if cell.seed == 0 and data.has_masks:
-            save_pictures(method, data, cell.picture_path(options.out), device)
+            evaluation.add(batch, prediction)
+        return evaluation, seconds
+
+    def _provenance(self, method: Method, weights: Path | None, device: torch.device) -> dict[str, Any]:
+        """Return what a result came from besides its options: weights, device, versions."""
+        learned = None
+        if weights is not None:
+            on = getattr(method, "trained_on", None)
+            learned = {"file": weights.name, "sha256": _file_hash(weights), "on": on}
         return {
-            **self.identity(cell),
-            "metrics": found["per_class"][name],
-            "bounds": found["bounds"].get(name, {}),
-            "intervals": found["intervals"].get(name, {}),
-            "counts": found["counts"][name],
-            "images": images,
-            "skipped": [str(one) for one in data.skipped],
-            "protocol": {key: getattr(method.protocol, key) for key in method.protocol.__dataclass_fields__},
-            "hyper_parameters": {key: value for key, value in method.hparams.items() if _is_plain(value)},
             "backbone": {"name": method.clip.name, "position": method.clip.position, "sha256": self.hash(method.clip)},
-            "trained": None
-            if weights is None
-            else {"file": weights.name, "sha256": _file_hash(weights), "on": getattr(method, "trained_on", None)},
+            "trained": learned,
             "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
             "git": git_commit(),
-            "wall_s": time.perf_counter() - started,
-            "images_per_s": len(images) / seconds if seconds else None,
-            "peak_memory_mb": peak_memory_mb(device),
         }
 
     def model(self, cell: Cell, device: torch.device) -> tuple[Method, Path | None]:

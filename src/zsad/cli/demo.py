@@ -15,7 +15,6 @@ from PIL import Image
 from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from zsad.clip import Clip, load_clip
 from zsad.clip.loading import MINI
@@ -24,10 +23,12 @@ from zsad.images import to_tensor
 from zsad.images.overlay import Limits, outline, overlay
 from zsad.inference import find_device
 from zsad.methods import METHODS, AnoVL, Method
+from zsad.methods.evaluation import Evaluation
 from zsad.metrics import EvaluationResult, Evaluator
 from zsad.report import page
 from zsad.synthetic import SyntheticSample, split_samples
 from zsad.synthetic.trivial import centre_prior, colour_outlier
+from zsad.types import Batch, Prediction
 
 NOTE = (
     "synthetic, mini CLIP: generated pictures, and a small model trained on pictures of the same generator. "
@@ -46,8 +47,8 @@ _SHOWN_NORMAL = 4
 
 _BATCH = 16
 
-Scorer = Callable[[Sequence[SyntheticSample]], tuple[Tensor, Tensor]]
-"""Pictures -> image scores (batch,), anomaly maps (batch, height, width)."""
+Scorer = Callable[[Sequence[SyntheticSample]], Prediction]
+"""Pictures -> their maps and scores."""
 
 
 @dataclass(frozen=True)
@@ -176,43 +177,43 @@ def _reasons(method: Any, samples: Sequence[SyntheticSample]) -> dict[int, str]:
 
 def _evaluate(samples: Sequence[SyntheticSample], scorer: Scorer) -> Outcome:
     start = time.perf_counter()
-    evaluator = Evaluator(mode="exact")
-    all_scores, all_maps = [], []
+    evaluation = Evaluation(Evaluator(mode="exact"))
+    maps = []
     for first in range(0, len(samples), _BATCH):
         part = samples[first : first + _BATCH]
-        pred_score, anomaly_map = scorer(part)
-        masks = torch.from_numpy(np.stack([sample.mask for sample in part]))
-        evaluator.update(
-            [sample.class_name for sample in part],
-            pred_score,
-            torch.tensor([int(bool(sample.defect)) for sample in part]),
-            anomaly_map,
-            masks,
-        )
-        all_scores.append(pred_score)
-        all_maps.append(anomaly_map)
-    seconds = time.perf_counter() - start
-    return Outcome(evaluator.compute(), torch.cat(all_maps).numpy(), torch.cat(all_scores).numpy(), seconds)
+        prediction = scorer(part)
+        batch: Batch = {
+            "image": torch.from_numpy(np.stack([sample.image for sample in part])),
+            "class_name": [sample.class_name for sample in part],
+            "image_path": [str(first + place) for place in range(len(part))],
+            "gt_label": torch.tensor([int(bool(sample.defect)) for sample in part]),
+            "gt_mask": torch.from_numpy(np.stack([sample.mask for sample in part])),
+        }
+        evaluation.add(batch, prediction)
+        maps.append(prediction.anomaly_map)
+    metrics = evaluation.compute()
+    scores = np.array([image.pred_score for image in evaluation.images], np.float32)
+    return Outcome(metrics, torch.cat(maps).numpy(), scores, time.perf_counter() - start)
 
 
-def _method(method: Method, samples: Sequence[SyntheticSample]) -> tuple[Tensor, Tensor]:
+def _method(method: Method, samples: Sequence[SyntheticSample]) -> Prediction:
     device = method.clip.logit_scale.device
     pictures = [to_tensor(Image.fromarray(sample.image), method.protocol) for sample in samples]
     with torch.inference_mode():
         prediction = method(torch.stack(pictures).to(device), [sample.class_name for sample in samples])
     # the pictures' own size: a method may see them larger
     maps = upsample(prediction.anomaly_map.float().cpu(), samples[0].mask.shape)
-    return prediction.pred_score.float().cpu(), maps
+    return Prediction(maps, prediction.pred_score.float().cpu())
 
 
-def _centre_prior(samples: Sequence[SyntheticSample]) -> tuple[Tensor, Tensor]:
+def _centre_prior(samples: Sequence[SyntheticSample]) -> Prediction:
     prior = torch.from_numpy(centre_prior(*samples[0].mask.shape))
-    return torch.zeros(len(samples)), prior.expand(len(samples), -1, -1)
+    return Prediction(prior.expand(len(samples), -1, -1), torch.zeros(len(samples)))
 
 
-def _colour_outlier(samples: Sequence[SyntheticSample]) -> tuple[Tensor, Tensor]:
+def _colour_outlier(samples: Sequence[SyntheticSample]) -> Prediction:
     maps, scores = zip(*(colour_outlier(sample.image) for sample in samples), strict=True)
-    return torch.tensor(scores), torch.from_numpy(np.stack(maps))
+    return Prediction(torch.from_numpy(np.stack(maps)), torch.tensor(scores))
 
 
 def mean_rows(outcomes: Mapping[str, Outcome]) -> list[list[str | float | None]]:

@@ -15,6 +15,7 @@ from zsad.clip import Clip, load_clip
 from zsad.clip.backbone import Position
 from zsad.clip.loading import Activation
 from zsad.functional.maps import smooth
+from zsad.methods.evaluation import ClassRule, Evaluation
 from zsad.methods.few_shot import FewShot
 from zsad.metrics import Evaluator
 from zsad.types import Batch, Context, ImageProtocol, Prediction
@@ -51,6 +52,8 @@ class Method(FewShot, ABC):
 
     clip: Clip
     evaluator: Evaluator
+    evaluation: Evaluation
+    """Of the run under way; its ``images`` have the scores one by one."""
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Method(FewShot, ABC):
         self.sigma = sigma
         self.use_references(shots, references, shot_seed)
         self.evaluator = Evaluator(mode=metrics, score_range=self.score_range)
+        self.evaluation = Evaluation(self.evaluator)
         self.strict_loading = False  # the backbone is never in a checkpoint; see on_load_checkpoint
         self._text: dict[str, Tensor] = {}
 
@@ -86,6 +90,7 @@ class Method(FewShot, ABC):
         """Set :attr:`score_range` of this instance, where its options decide it; without numbers it is unbounded."""
         self.score_range = None if low is None or high is None else (low, high)
         self.evaluator = Evaluator(mode=self.hparams["metrics"], score_range=self.score_range)
+        self.evaluation = Evaluation(self.evaluator)
 
     # ---- what a child writes
 
@@ -103,14 +108,9 @@ class Method(FewShot, ABC):
             context: Class names and paths of the images.
         """
 
-    def final_scores(self, pred_score: Tensor, map_max: Tensor) -> Tensor:
-        """Return the image scores of a class whose whole test set is known, for published rules that look at all of it.
-
-        Args:
-            pred_score: What :meth:`score` said of each image, (images,).
-            map_max: Maximum of each image's map, (images,).
-        """
-        return pred_score
+    def class_rule(self) -> ClassRule | None:
+        """Return what replaces image scores once a class's whole test set is known; None leaves them as they are."""
+        return None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the objective as ``loss`` and whatever else should be logged; trained methods only."""
@@ -170,7 +170,8 @@ class Method(FewShot, ABC):
 
     def _start(self) -> None:
         self.forget_text()
-        self.evaluator.reset()
+        self.evaluation = Evaluation(self.evaluator, self.class_rule())
+        self.evaluation.reset()
 
     def on_validation_epoch_start(self) -> None:
         """Forget cached text and earlier results."""
@@ -189,19 +190,7 @@ class Method(FewShot, ABC):
         return self(batch["image"], batch["class_name"], batch["image_path"])
 
     def _evaluate(self, batch: Batch) -> None:
-        prediction = self.predict_step(batch, 0)
-        if "gt_label" not in batch:
-            raise ValueError(
-                f"Evaluation needs labels, but none are known for {batch['image_path'][0]}; use predict or score."
-            )
-        self.evaluator.update(
-            batch["class_name"],
-            prediction.pred_score,
-            batch["gt_label"],
-            prediction.anomaly_map if "gt_mask" in batch else None,
-            batch.get("gt_mask"),
-            batch["image_path"],
-        )
+        self.evaluation.add(batch, self.predict_step(batch, 0))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the evaluator."""
@@ -212,7 +201,7 @@ class Method(FewShot, ABC):
         self._evaluate(batch)
 
     def _log_results(self, prefix: str) -> None:
-        result = self.evaluator.compute()
+        result = self.evaluation.compute()
         for metric, value in result.mean.items():
             self.log(f"{prefix}{metric}", value, prog_bar=True)
         if len(result.per_class) > 1:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -14,6 +13,7 @@ from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.base import CheckpointError
+from zsad.methods.evaluation import ClassRule
 from zsad.methods.prototypes import prototypes
 from zsad.methods.trained import TrainedMethod
 from zsad.prompts import ClassWords, load_prompts
@@ -101,7 +101,6 @@ class VAND(TrainedMethod):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.fc = nn.ModuleList(nn.Linear(self.clip.width, self.clip.dim) for _ in self.layers)
-        self._held: list[tuple[str, float, float, int]] = []
         self._declare_range()
 
     # ---- prediction
@@ -177,46 +176,9 @@ class VAND(TrainedMethod):
         super().draw_references(source)
         self._declare_range()
 
-    def _start(self) -> None:
-        super()._start()
-        self._held.clear()
-
-    def _evaluate(self, batch: Batch) -> None:
-        if self.few_shot_score == "text" or not self.is_few_shot(batch["class_name"]) or "gt_label" not in batch:
-            super()._evaluate(batch)
-            return
-        prediction, names = self.predict_step(batch, 0), batch["class_name"]
-        anomaly_map = prediction.anomaly_map if "gt_mask" in batch else None
-        # pixels now; image scores when all maxima of the class are known
-        self.evaluator.update(
-            names, prediction.pred_score, None, anomaly_map, batch.get("gt_mask"), batch["image_path"]
-        )
-        values = (
-            prediction.pred_score.tolist(),
-            prediction.anomaly_map.amax(dim=(1, 2)).tolist(),
-            batch["gt_label"].tolist(),
-        )
-        self._held.extend(zip(names, *values, strict=True))
-
-    def final_scores(self, pred_score: Tensor, map_max: Tensor) -> Tensor:
-        """Return the published few-shot scores, if they are asked for; else the scores as they are."""
-        if self.few_shot_score == "text" or not self.memory.classes:
-            return pred_score
-        return class_minmax(pred_score, map_max, float(map_max.min()), float(map_max.max()))
-
-    def _log_results(self, prefix: str) -> None:
-        everyone: list[Any] = [self._held]
-        if dist.is_available() and dist.is_initialized():
-            everyone = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, self._held)
-        for class_name in sorted({name for name, *_ in self._held}):
-            mine = [entry for entry in self._held if entry[0] == class_name]
-            maxima = torch.tensor([entry[2] for part in everyone for entry in part if entry[0] == class_name])
-            text, own = (torch.tensor([entry[column] for entry in mine]) for column in (1, 2))
-            scores = class_minmax(text, own, float(maxima.min()), float(maxima.max()))
-            self.evaluator.update([class_name] * len(mine), scores, torch.tensor([entry[3] for entry in mine]))
-        self._held.clear()
-        super()._log_results(prefix)
+    def class_rule(self) -> ClassRule | None:
+        """Return the published few-shot scores, if they are asked for and there are references."""
+        return class_minmax if self.few_shot_score == "class_minmax" and self.memory.classes else None
 
     # ---- training
 
