@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import open_clip
 import pytest
 import torch
 
+from tests.served import home, other_server, published, secure_server, server  # noqa: F401 (fixtures of all tests)
 from zsad.clip import Clip
 
 
@@ -23,6 +26,11 @@ def make_clip(quick_gelu: bool = False, layers: int = 4, position: str = "bicubi
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     return Clip(model, f"tiny-test-{seed}", position)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(home: Path) -> None:  # noqa: F811
+    """No test reads or writes the user's cache."""
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,22 @@ def load_clip(name: str, position: Position = "bicubic", activation: Activation 
     return Clip(_create(model_name, source, overrides), name, position)
 
 
+def model_config(name: str) -> dict[str, Any]:
+    """Return open_clip's configuration of a backbone, without loading its weights.
+
+    Raises:
+        ValueError: If the model is unknown.
+    """
+    if name == MINI:
+        with safe_open(str(cached_weights(MINI)), framework="pt") as file:
+            mini: dict[str, Any] = json.loads(file.metadata()["config"])
+        return mini
+    config: dict[str, Any] | None = open_clip.get_model_config(name.partition("/")[0])
+    if config is None:
+        raise ValueError(f"Unknown backbone '{name}'; open_clip.list_models() shows all models.")
+    return config
+
+
 def cached_weights(name: str) -> Path | None:
     """Return where the weights of a backbone lie on this machine, or None if a download would be needed."""
     if name == MINI:

@@ -15,6 +15,7 @@ from zsad.clip.backbone import Position
 from zsad.clip.blocks import TwoPath, two_path
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.methods.author_files import read_anomalyclip, whose
 from zsad.methods.base import CheckpointError
 from zsad.methods.prompt_learner import DeepTokenCast, PromptLearner, PromptMethod
 from zsad.types import Batch, Context, ImageProtocol, Prediction
@@ -278,40 +279,30 @@ class AnomalyCLIP(PromptMethod):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            CheckpointError: If its layout is another one, or it belongs to a text tower of another width or depth.
+            CheckpointError: If its layout is another one, it belongs to a text tower of another width or depth, or it
+                is the published file of another method.
         """
-        state = _author_state(path)
-        try:
-            contexts = [state[name][0, 0].float() for name in ("ctx_pos", "ctx_neg")]
-            n_tensors = sum(name.startswith("compound_prompts_text.") for name in state)
-            deep = [state[f"compound_prompts_text.{index}"].float() for index in range(n_tensors)]
-        except (KeyError, IndexError) as error:
-            raise CheckpointError(
-                f"'{path}' is no checkpoint of AnomalyCLIP's released code: {error} is missing; it holds "
-                f"{sorted(state)[:6]}."
-            ) from error
-        sizes: dict[str, Any] = {"n_ctx": len(contexts[0]), "depth": n_tensors + 1}
-        if deep:
-            sizes["n_deep"] = len(deep[0])
-        model = cls(backbone, **{**sizes, **options})
-        width, found = model.clip.text_width, contexts[0].shape[1]
+        trained_on = whose(path, cls.__name__)
+        stored = read_anomalyclip(path)
+        model = cls(backbone, **{**stored.options, **options})
+        learned = {name.removeprefix("prompts."): value for name, value in stored.parameters.items()}
+        n_deep = sum(name.startswith("deep_tokens.") for name in learned)
+        width, found = model.clip.text_width, learned["ctx_normal"].shape[1]
         if found != width:
             raise CheckpointError(
                 f"'{path}' holds prompts of width {found}, the text tower of '{model.clip.name}' has width {width}: "
                 f"load the backbone that they were trained for."
             )
-        if len(model.prompts.deep_tokens) != len(deep):
+        if len(model.prompts.deep_tokens) != n_deep:
             raise CheckpointError(
-                f"'{path}' holds {len(deep)} deep token tensors, '{model.clip.name}' has {model.clip.text_depth} text "
+                f"'{path}' holds {n_deep} deep token tensors, '{model.clip.name}' has {model.clip.text_depth} text "
                 f"blocks and takes {len(model.prompts.deep_tokens)}."
             )
-        learned = {"ctx_normal": contexts[0], "ctx_abnormal": contexts[1]}
-        learned |= {f"deep_tokens.{index}": value for index, value in enumerate(deep)}
         if model.prompts.share_context:
             del learned["ctx_abnormal"]
         model.prompts.load_state_dict(learned)
-        model._compare_with_backbone(path, state)
-        model.trained_on = [{"name": f"unknown data (the authors' file {Path(path).name})"}]
+        model._compare_with_backbone(path, stored.evidence)
+        model.trained_on = trained_on
         return model
 
     @torch.no_grad()
@@ -335,20 +326,3 @@ class AnomalyCLIP(PromptMethod):
                     f"embeddings differ.",
                     stacklevel=3,
                 )
-
-
-def _author_state(path: str | Path) -> dict[str, Tensor]:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint file '{path}'.")
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"'{path}' cannot be read as a PyTorch file of tensors: {error}") from error
-    if isinstance(loaded, dict):
-        loaded = loaded.get("prompt_learner", loaded)
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointError(
-            f"'{path}' is no state dict of AnomalyCLIP's prompt learner, but {type(loaded).__name__}."
-        )
-    return {name.removeprefix("module."): value for name, value in loaded.items()}

@@ -12,7 +12,7 @@ from zsad.clip import Clip
 from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
-from zsad.methods.base import CheckpointError
+from zsad.methods.author_files import check_shapes, read_vand, whose
 from zsad.methods.evaluation import ClassRule
 from zsad.methods.prototypes import prototypes
 from zsad.methods.trained import TrainedMethod
@@ -238,34 +238,16 @@ class VAND(TrainedMethod):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            CheckpointError: If its layout is another one or the shapes do not fit.
+            CheckpointError: If its layout is another one, the shapes do not fit, or it is the published file of another
+                method.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"No checkpoint file '{path}'.")
-        try:
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(f"'{path}' cannot be read as a PyTorch file of tensors: {error}") from error
-        state = loaded.get("trainable_linearlayer") if isinstance(loaded, dict) else None
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            keys = sorted(map(str, loaded)) if isinstance(loaded, dict) else type(loaded).__name__
-            raise CheckpointError(
-                f"'{path}' is no checkpoint of VAND's released code: it needs 'trainable_linearlayer', it holds {keys}."
-            )
+        trained_on = whose(path, cls.__name__, _AUTHOR_DATA.get(Path(path).stem))
         model = cls(backbone, **options)
-        learned = {name.removeprefix("module."): value.float() for name, value in state.items()}
+        learned = read_vand(path).parameters
         wanted = {name: tuple(value.shape) for name, value in model.fc.state_dict(prefix="fc.").items()}
-        found = {name: tuple(value.shape) for name, value in learned.items()}
-        if wanted != found:
-            differ = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            raise CheckpointError(
-                f"'{path}' does not fit {len(model.layers)} layers on '{model.clip.name}', first at '{differ[0]}': "
-                f"expected shape {wanted.get(differ[0])}, found {found.get(differ[0])}."
-            )
+        check_shapes(path, learned, wanted, f"{len(model.layers)} layers on '{model.clip.name}'")
         model.load_state_dict(learned)
-        source = _AUTHOR_DATA.get(path.stem)
-        model.trained_on = [{"name": source or f"unknown data (the authors' file {path.name})"}]
+        model.trained_on = trained_on
         return model
 
 

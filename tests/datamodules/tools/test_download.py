@@ -4,130 +4,19 @@ import json
 import re
 import stat
 import tarfile
-import threading
 import zipfile
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.served import Server
 from zsad.datamodules import facts as facts_module
 from zsad.datamodules.facts import Download, all_facts
-from zsad.datamodules.tools import DownloadError, UnsafeArchiveError, data_download, extract, fetch
+from zsad.datamodules.tools import UnsafeArchiveError, data_download, extract
+from zsad.weights import DownloadError
 
 DATA = bytes(range(256)) * 400
-SHA256 = hashlib.sha256(DATA).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """A server on loopback that can misbehave."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {"/data.bin": DATA}
-        self.ranges: list[str | None] = []
-        self.cut_after: list[int] = []  # bytes after which each next answer breaks off
-        self.resumable = True
-
-    def url(self, path: str = "/data.bin") -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        content = self.server.files.get(self.path)
-        asked = self.headers.get("Range")
-        self.server.ranges.append(asked)
-        if content is None:
-            self.send_error(404)
-            return
-        start = int(re.sub(r"\D", "", asked)) if asked and self.server.resumable else 0
-        if start and start >= len(content):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(content)}")
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        body = content[start:]
-        self.wfile.write(body[: self.server.cut_after.pop(0)] if self.server.cut_after else body)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_fetch(server: Server, tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    path = fetch(server.url(), tmp_path / "new" / "data.bin", SHA256, lambda done, total: told.append((done, total)))
-    assert path.read_bytes() == DATA
-    assert told[-1] == (len(DATA), len(DATA))
-    assert [one.name for one in path.parent.iterdir()] == ["data.bin"]
-    fetch(server.url(), path, SHA256)
-    assert len(server.ranges) == 1  # it is there already
-
-
-def test_a_broken_connection_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
-    server.cut_after = [1000, 5000]
-    path = fetch(server.url(), tmp_path / "data.bin", SHA256, pause=0)
-    assert path.read_bytes() == DATA
-    assert server.ranges == [None, "bytes=1000-", "bytes=6000-"]
-
-
-def test_an_interrupted_download_is_kept_and_resumed_later(server: Server, tmp_path: Path) -> None:
-    server.cut_after = [1000]
-    with pytest.raises(DownloadError, match=r"after 1 attempts: .*1000 of 102400 .*1000 bytes are kept in .*\.part"):
-        fetch(server.url(), tmp_path / "data.bin", SHA256, tries=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["data.bin.part"]
-    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
-    assert server.ranges[-1] == "bytes=1000-"
-
-
-def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
-    server.resumable = False
-    (tmp_path / "data.bin.part").write_bytes(b"old")
-    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
-
-
-def test_a_part_that_is_complete_or_too_long(server: Server, tmp_path: Path) -> None:
-    part = tmp_path / "data.bin.part"
-    part.write_bytes(DATA)
-    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
-    (tmp_path / "data.bin").unlink()
-    part.write_bytes(DATA * 2)
-    assert fetch(server.url(), tmp_path / "data.bin", SHA256).read_bytes() == DATA
-
-
-def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=f"has SHA-256 {SHA256}, expected 00"):
-        fetch(server.url(), tmp_path / "data.bin", "00")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_unreachable(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=r"gone\.bin': HTTP 404"):
-        fetch(server.url("/gone.bin"), tmp_path / "x", SHA256)
-    with pytest.raises(DownloadError, match=r"after 2 attempts"):
-        fetch("http://127.0.0.1:1/x", tmp_path / "x", SHA256, tries=2, pause=0)
-    with pytest.raises(ValueError, match="Only http and https addresses are fetched, got 'file:"):
-        fetch("file:///etc/hostname", tmp_path / "x", SHA256)
 
 
 def tar(path: Path, entries: dict[str, bytes | None], kind: Any = "", **member: Any) -> Path:
@@ -240,7 +129,7 @@ def test_the_command(
         assert (tmp_path / "sets/visa/VisA/split_csv/1cls.csv").is_file()
         assert [one.name for one in (tmp_path / "sets").iterdir()] == ["visa"]  # the archive is deleted
         assert data_download("visa", tmp_path / "sets") == 0
-        assert len(server.ranges) == 1
+        assert len(server.asked) == 1
         assert data_download("visa", tmp_path / "other", archive=archive, as_json=True) == 0
         archive.write_bytes(b"other")
         capsys.readouterr()

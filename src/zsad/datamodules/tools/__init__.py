@@ -5,14 +5,13 @@ well, 1 something is wrong with the data, 2 the request itself cannot be met.
 """
 
 from zsad.datamodules.tools.check import CheckReport, check, data_check
-from zsad.datamodules.tools.download import DownloadError, UnsafeArchiveError, data_download, extract, fetch
+from zsad.datamodules.tools.download import UnsafeArchiveError, data_download, extract
 from zsad.datamodules.tools.export import data_export, export
 from zsad.datamodules.tools.listing import data_list
 from zsad.datamodules.tools.prepare import data_prepare, prepare
 
 __all__ = [
     "CheckReport",
-    "DownloadError",
     "UnsafeArchiveError",
     "check",
     "data_check",
@@ -22,6 +21,5 @@ __all__ = [
     "data_prepare",
     "export",
     "extract",
-    "fetch",
     "prepare",
 ]

@@ -1,18 +1,13 @@
 """``zsad data download``: fetch and unpack an archive without trusting the network or the archive."""
 
-import hashlib
-import http.client
 import os
 import re
 import shutil
 import stat
 import tarfile
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -21,107 +16,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from zsad.datamodules.facts import Facts, all_facts
 from zsad.datamodules.tools.build import reporting
+from zsad.weights.expected import DownloadError, Expected, digest
+from zsad.weights.fetch import fetch
 
 _CHUNK = 1 << 20
 _MOST_MEMBERS = 10**6
-Report = Callable[[int, int | None], None]
-"""Called with (bytes so far, bytes in all or None)."""
-
-
-class DownloadError(OSError):
-    """An archive could not be fetched, or is not the one that was expected."""
 
 
 class UnsafeArchiveError(ValueError):
     """An archive holds something that must not be unpacked; nothing of it was kept."""
-
-
-def fetch(
-    url: str, target: Path, sha256: str, report: Report | None = None, tries: int = 5, pause: float = 2.0
-) -> Path:
-    """Download a file and return where it is; go on where an earlier attempt stopped.
-
-    Until the checksum agrees the data are in ``<target>.part``, so ``target`` exists only when complete and right.
-
-    Args:
-        url: ``http`` or ``https``.
-        target: Name of the file to write; if it exists with the right checksum nothing is fetched.
-        sha256: Expected checksum in hexadecimal.
-        report: Called after every piece.
-        tries: Attempts after a broken connection, each going on where the last one stopped.
-        pause: Seconds before a further attempt, doubled each time.
-
-    Raises:
-        DownloadError: Not reachable, or another checksum; in the latter case the data are deleted.
-        ValueError: The address is not http or https.
-    """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"Only http and https addresses are fetched, got '{url}'.")
-    if target.exists() and digest(target) == sha256:
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    for attempt in range(tries):
-        try:
-            _fetch_rest(url, part, report)
-            break
-        except urllib.error.HTTPError as error:
-            raise DownloadError(f"Cannot download '{url}': HTTP {error.code} {error.reason}.") from error
-        except (OSError, http.client.HTTPException) as error:
-            if attempt + 1 == tries:
-                done = part.stat().st_size if part.exists() else 0
-                raise DownloadError(
-                    f"Cannot download '{url}' after {tries} attempts: {error}. {done} bytes are kept in '{part}'; "
-                    "the same command goes on from there."
-                ) from error
-            time.sleep(pause * 2**attempt)
-    if (found := digest(part)) != sha256:
-        part.unlink()
-        raise DownloadError(
-            f"'{url}' has SHA-256 {found}, expected {sha256}: the file is another or was damaged. It was deleted."
-        )
-    os.replace(part, target)
-    return target
-
-
-def _fetch_rest(url: str, part: Path, report: Report | None) -> None:
-    """Append to ``part`` what it lacks; start over if the server cannot send a part."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "zsad", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:  # 416: nothing is left to send, or the file there is shorter now
-            raise
-        total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
-        if total is not None and int(total[1]) == have:
-            return
-        part.unlink()
-        _fetch_rest(url, part, report)
-        return
-    with response:
-        start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        resumed = response.status == 206 and start is not None and int(start[1]) == have
-        length = response.headers.get("Content-Length")
-        done = have if resumed else 0
-        total_bytes = None if length is None else done + int(length)
-        with part.open("ab" if resumed else "wb") as file:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                done += len(chunk)
-                if report is not None:
-                    report(done, total_bytes)
-        if total_bytes is not None and done < total_bytes:
-            raise DownloadError(f"the connection ended after {done} of {total_bytes} bytes")
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    value = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            value.update(chunk)
-    return value.hexdigest()
 
 
 def extract(archive: Path, folder: Path, max_bytes: float = float("inf")) -> Path:
@@ -245,7 +148,15 @@ def data_download(
         _show_terms(facts, as_json)
         with _progress(as_json) as progress:
             task = progress.add_task(facts.title, total=None)
-            fetch(link.url, file, link.sha256, lambda done, total: progress.update(task, completed=done, total=total))
+            fetch(
+                link.url,
+                file,
+                Expected(sha256=link.sha256),
+                lambda done, total: progress.update(task, completed=done, total=total),
+                max_bytes=int(link.max_unpacked_gb * 1e9),
+                name=facts.title,
+                elsewhere="give another folder as root",
+            )
         extract(file, folder, link.max_unpacked_gb * 1e9)
         if not keep_archive:
             file.unlink()

@@ -11,6 +11,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import upsample
+from zsad.methods.author_files import load_file, only_tensors, whose
+from zsad.methods.base import CheckpointError
 from zsad.methods.trained import read_weights
 
 SCALE = 100.0
@@ -169,14 +171,12 @@ def read_adapter(path: str | Path, which: str) -> StoredAdapter:
     if not Path(path).is_file():
         raise FileNotFoundError(f"No file '{path}' to read the {which} of AA-CLIP from.")
     try:
-        if Path(path).suffix == ".safetensors":
-            content = read_weights(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        content = read_weights(path) if Path(path).suffix == ".safetensors" else load_file(path)
+    except CheckpointError as error:
         raise ValueError(f"'{path}' cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
     if isinstance(content, dict) and isinstance(content.get(which), dict):
-        return StoredAdapter(dict(content[which]), content, True)
+        whose(path, "AACLIP")
+        return StoredAdapter(only_tensors(path, content[which], f"AA-CLIP's {which}"), content, True)
     prefix = f"{which}."
     whole = content.get("state_dict", {}) if isinstance(content, dict) else {}
     state = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}

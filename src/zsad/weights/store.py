@@ -1,0 +1,365 @@
+"""The folder of adapters: fetched once, compared, converted, and read only while their note agrees."""
+
+import json
+import os
+import secrets
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from zsad import __version__
+from zsad.weights import places
+from zsad.weights.expected import DownloadError, Found, MismatchError, digest, measure
+from zsad.weights.fetch import NoSpaceError, Report, UnreachableError, fetch
+from zsad.weights.hub import fetch_from_hub
+from zsad.weights.registry import NotPublishedError, SourceFile, WeightsEntry, known
+
+Convert = Callable[[WeightsEntry, Sequence[Path]], bytes]
+"""Reads the published files of an entry and returns the content of a safetensors file; raises if they do not fit."""
+
+_FORMAT = 1
+_ON_DISK = 12  # digits of the source's sha256 in the file's name
+
+
+class NotHereError(FileNotFoundError):
+    """Adapters are not on this machine and cannot be fetched."""
+
+
+class ChangedWeightsWarning(UserWarning):
+    """A file in the cache is not what was written there."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to get adapters.
+
+    Args:
+        offline: True opens no connection; None leaves it to the environment.
+        mirror: Address or folder that is asked first; None leaves it to the environment.
+        keep: Whether the authors' own file stays beside the converted one.
+        report: Called after every piece of a download.
+    """
+
+    offline: bool | None = None
+    mirror: str | None = None
+    keep: bool = False
+    report: Report | None = None
+
+
+def obtain(entry: WeightsEntry, convert: Convert, asked: Asked | None = None) -> Path:
+    """Return the converted file of an entry; fetch, compare and convert it first if it is not here.
+
+    A file that is here is compared with its note and nothing else: no connection is opened.
+
+    Args:
+        entry: Which adapters.
+        convert: Reader of their layout.
+        asked: How to get them.
+
+    Raises:
+        NotHereError: They are not here, and there is no network, or offline mode is on, or only a person can fetch
+            them.
+        NotPublishedError: There is nothing to fetch, or nothing that zsad can read.
+        DownloadError: The download failed, or gave another file than expected.
+    """
+    if (path := cached(entry)) is not None:
+        return path
+    asked = asked or Asked()
+    if not entry.files or entry.status == "none":
+        raise NotPublishedError(f"No adapters '{entry.name}' are published: {entry.note}.")
+    with _alone(entry) as locked:
+        if (path := cached(entry)) is not None:  # another process was faster
+            return path
+        fetched = [_fetch(entry, number, asked, locked) for number in range(len(entry.files))]
+        path = _convert(entry, [one.path for one in fetched], convert, [one.url for one in fetched])
+        for number, one in enumerate(fetched):
+            if asked.keep:
+                kept = path.with_name(
+                    f"{path.stem}{f'-{number}' if number else ''}{Path(entry.files[number].path).suffix}"
+                )
+                shutil.copyfile(one.path, kept)
+            if one.ours:
+                one.path.unlink()
+    return path
+
+
+def add(entry: WeightsEntry, files: Sequence[Path], convert: Convert) -> Path:
+    """Put adapters into the cache from files that somebody fetched by hand, and return the converted file.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        MismatchError: A file is not the published one.
+        ValueError: The number of files is wrong.
+    """
+    if len(files) != len(entry.files):
+        names = ", ".join(Path(one.path).name for one in entry.files)
+        raise ValueError(f"'{entry.name}' consists of {len(entry.files)} file(s) ({names}), got {len(files)}.")
+    for path, source in zip(files, entry.files, strict=True):
+        if not path.is_file():
+            raise FileNotFoundError(f"No file '{path}'.")
+        found = measure(path)
+        if (other := known(found)) is not None and other[0].name != entry.name:
+            raise MismatchError(_belongs_to(path, *other, entry.method))
+        if (differs := source.expected.difference(found)) is not None:
+            raise MismatchError(f"'{path}' is not the file that is published as '{entry.name}': {differs}.")
+    with _alone(entry):
+        return _convert(entry, files, convert, [str(path) for path in files])
+
+
+def refuse_another(path: Path, method: str) -> WeightsEntry | None:
+    """Return whose published adapters a file is, None if the table does not know it.
+
+    Args:
+        path: A file that a user gave by its path.
+        method: Class name of the method that is about to read it.
+
+    Raises:
+        MismatchError: It is a published file of another method.
+    """
+    found = known(measure(path))
+    if found is None:
+        return None
+    if found[0].method != method:
+        raise MismatchError(_belongs_to(path, *found, method))
+    return found[0]
+
+
+def _belongs_to(path: Path, entry: WeightsEntry, source: SourceFile, method: str) -> str:
+    published = "/".join(Path(source.path).parts[-2:])
+    same_layout = entry.status == "other" and entry.layout == method.lower()
+    why = "it has the same layout, but belongs to another method" if same_layout else "it belongs to another method"
+    if entry.method == method:
+        return f"'{path}' is the published file of '{entry.name}' (by its hash), not the one that was asked for."
+    return f"'{path}' is {entry.method}'s published '{published}' (by its hash), not {method}'s: {why}."
+
+
+def is_here(entry: WeightsEntry) -> bool:
+    """Return whether the adapters are in the cache, without reading them."""
+    return any(path.is_file() and _accepts(entry, note) for path, note in _notes(entry))
+
+
+def cached(entry: WeightsEntry) -> Path | None:
+    """Return the converted file of an entry if it is here and unchanged; one that changed is moved out of the way."""
+    for path, note in _notes(entry):
+        if not path.is_file() or not _accepts(entry, note):
+            continue
+        if digest(path) == note["sha256"]:
+            return path
+        bad = path.with_name(f"{path.name}.bad")
+        with suppress(OSError):  # a shared cache may be read-only
+            os.replace(path, bad)
+            warnings.warn(
+                f"'{path}' has changed since it was downloaded. It was moved to '{bad}' and is downloaded again.",
+                ChangedWeightsWarning,
+                stacklevel=2,
+            )
+    return None
+
+
+def intact(entry: WeightsEntry) -> bool:
+    """Return whether every converted file of an entry in the cache is as its note says; nothing is moved."""
+    pairs = [(path, note) for path, note in _notes(entry) if path.is_file()]
+    return all(digest(path) == note.get("sha256") for path, note in pairs)
+
+
+def read_note(entry: WeightsEntry) -> dict[str, Any]:
+    """Return what is noted beside the converted file of an entry, empty if it is not here."""
+    return next((note for path, note in _notes(entry) if path.is_file() and _accepts(entry, note)), {})
+
+
+def remove(entry: WeightsEntry) -> list[Path]:
+    """Delete everything of an entry from the cache and return what was deleted."""
+    stem = _stem(entry)
+    names = [path for path, _ in _notes(entry)]
+    files = [
+        path.with_suffix(end) for path in names for end in (".safetensors", ".json", ".safetensors.bad", ".pth", ".pt")
+    ]
+    files += [one for one in _folder(entry).glob(f"{stem}.source*") if one.is_file()]
+    files.append(_folder(entry) / f"{stem}.lock")
+    gone = [path for path in dict.fromkeys(files) if path.is_file()]
+    for path in gone:
+        path.unlink()
+    return gone
+
+
+def _folder(entry: WeightsEntry) -> Path:
+    return places.weights_folder() / entry.key
+
+
+def _stem(entry: WeightsEntry) -> str:
+    return (entry.variant or entry.key).replace("/", "--")
+
+
+def _notes(entry: WeightsEntry) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(_folder(entry).glob(f"{_stem(entry)}-{'?' * _ON_DISK}.json")):
+        with suppress(OSError, ValueError):
+            note = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(note, dict) and note.get("name") == entry.name:
+                yield path.with_suffix(".safetensors"), note
+
+
+def _accepts(entry: WeightsEntry, note: dict[str, Any]) -> bool:
+    """Whether a note tells of the files that the table pins, converted as this version does."""
+    files = note.get("files")
+    if note.get("format") != _FORMAT or not isinstance(files, list) or len(files) != len(entry.files):
+        return False
+    try:
+        found = [Found(one["sha256"], one["git_blob"], one["size"]) for one in files]
+    except (KeyError, TypeError):
+        return False
+    return all(one.expected.difference(got) is None for one, got in zip(entry.files, found, strict=True))
+
+
+@contextmanager
+def _alone(entry: WeightsEntry) -> Iterator[bool]:
+    """Let one process at a time fetch an entry; yields False on a file system without locks."""
+    folder = _folder(entry)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{_stem(entry)}.lock")
+        lock.acquire()
+    except NotImplementedError:
+        yield False
+        return
+    except OSError as error:
+        raise DownloadError(
+            f"Cannot write to '{folder}' ({error.strerror or error}). Set ZSAD_HOME to another folder."
+        ) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    path: Path
+    url: str
+    ours: bool = True
+
+
+def _fetch(entry: WeightsEntry, number: int, asked: Asked, locked: bool) -> _Fetched:
+    source = entry.files[number]
+    target = _folder(entry) / f"{_stem(entry)}.source{number}"
+    if not locked:
+        target = target.with_name(f"{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    offline = places.offline_reason(asked.offline)
+    if (base := places.mirror(asked.mirror)) and (got := _from_mirror(base, entry, source, target, asked, offline)):
+        return got
+    if source.kind.startswith("drive"):
+        raise NotHereError(
+            f"'{entry.name}' is published on a drive that programs cannot read. Open {source.url}, save {source.path}, "
+            f"then run 'zsad weights add {entry.name} FILE'."
+        )
+    if offline is not None:
+        raise NotHereError(_not_here(entry, source, f"offline mode is on ({offline})"))
+    try:
+        if source.kind in ("hub", "hub_space"):
+            return _Fetched(fetch_from_hub(source), source.url, ours=False)
+        return _Fetched(fetch(source.url, target, source.expected, asked.report, name=entry.name), source.url)
+    except UnreachableError as error:
+        raise NotHereError(_not_here(entry, source, f"{error.host} cannot be reached ({error.reason})")) from error
+
+
+def _not_here(entry: WeightsEntry, source: SourceFile, why: str) -> str:
+    return (
+        f"Adapters '{entry.name}' are not on this machine ({places.shown(_folder(entry))}) and {why}. Connect once, or "
+        f"fetch {source.url} elsewhere and run 'zsad weights add {entry.name} FILE'."
+    )
+
+
+def mirrored(entry: WeightsEntry, number: int) -> str:
+    """Return the path of an entry's file below a mirror, ``anomalyclip/visa.pth``: the authors' file, as pinned."""
+    suffix = Path(entry.files[number].path).suffix
+    return f"{entry.key}/{_stem(entry)}{f'-{number}' if number else ''}{suffix}"
+
+
+def _from_mirror(
+    base: str, entry: WeightsEntry, source: SourceFile, target: Path, asked: Asked, offline: str | None
+) -> _Fetched | None:
+    """Return a file from the mirror, None if it has none; one with another content is an error."""
+    if not source.expected:
+        return None  # nothing would tell a right file from a wrong one
+    names = [mirrored(entry, entry.files.index(source)), source.path]
+    folder = places.as_folder(base)
+    if folder is not None:
+        for path in (folder / name for name in names):
+            if path.is_file():
+                source.expected.check(path, str(path))
+                return _Fetched(path, str(path), ours=False)
+        return None
+    if offline is not None:
+        return None
+    for url in (f"{base.rstrip('/')}/{name}" for name in names):
+        try:
+            return _Fetched(fetch(url, target, source.expected, asked.report, tries=2, pause=0.2, name=entry.name), url)
+        except (MismatchError, NoSpaceError):
+            raise
+        except UnreachableError:
+            break
+        except DownloadError:
+            continue
+    return None
+
+
+def _convert(entry: WeightsEntry, files: Sequence[Path], convert: Convert, urls: Sequence[str]) -> Path:
+    found = [measure(path) for path in files]
+    content = convert(entry, files)
+    folder, stem = _folder(entry), f"{_stem(entry)}-{_source_key(found)[:_ON_DISK]}"
+    path = folder / f"{stem}.safetensors"
+    _write(path, content)
+    note = {
+        "format": _FORMAT,
+        "name": entry.name,
+        "method": entry.method,
+        "backbone": entry.backbone,
+        "files": [
+            {"address": _without_user(url), "commit": source.commit, **one._asdict()}
+            for url, source, one in zip(urls, entry.files, found, strict=True)
+        ],
+        "sha256": digest(path),
+        "zsad": __version__,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "licence": {"code": entry.code_licence, "weights": entry.weights_licence, "data": entry.data_licence},
+        "commercial": entry.commercial,
+        "trained_on": entry.training,
+    }
+    _write(path.with_suffix(".json"), (json.dumps(note, indent=2) + "\n").encode())
+    return path
+
+
+def _source_key(found: Sequence[Found]) -> str:
+    import hashlib
+
+    if len(found) == 1:
+        return found[0].sha256
+    return hashlib.sha256("".join(one.sha256 for one in found).encode()).hexdigest()
+
+
+def _without_user(url: str) -> str:
+    """Return an address without the name and password that a private mirror's may hold."""
+    parts = urlsplit(url)
+    return url if "@" not in parts.netloc else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DownloadError(
+            f"Cannot write '{path}' ({error.strerror or error}). Set ZSAD_HOME to another folder."
+        ) from error
