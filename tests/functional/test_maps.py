@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from zsad.functional.maps import probability, similarity, smooth, to_grid, upsample
+from zsad.functional.maps import probability, similarity, smooth, to_grid, top_mean, upsample
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 1.5, 4.0])
@@ -62,3 +62,12 @@ def test_upsample_keeps_constants_and_corners(align_corners: bool) -> None:
     large = upsample(maps, (9, 12), align_corners)
     assert torch.equal(large[0, 0, 0], maps[0, 0, 0])
     assert upsample(maps[:, None], (9, 12), align_corners).shape == (1, 1, 9, 12)
+
+
+@pytest.mark.parametrize(("ratio", "number"), [(0.01, 3), (0.1, 22), (1e-9, 1), (1.0, 216)])
+def test_top_mean_is_the_mean_of_the_highest_pixels(ratio: float, number: int) -> None:
+    maps = torch.randn(2, 12, 18, generator=torch.Generator().manual_seed(0))
+    expected = [np.sort(one.numpy().ravel())[-number:].mean() for one in maps]
+    np.testing.assert_allclose(top_mean(maps, ratio).numpy(), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"ratio must be in \(0, 1\], got 0"):
+        top_mean(maps, 0)

@@ -181,7 +181,7 @@ class Clip(nn.Module):
         patches = visual.conv1(image.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         cls = visual.class_embedding.to(patches.dtype).expand(image.shape[0], 1, -1)
         x = torch.cat([cls, patches], dim=1) + table.to(patches.dtype)
-        return visual.ln_pre(x) if ln_pre else x
+        return self.ln_pre(x) if ln_pre else x
 
     def run_image(
         self, x: Tensor, step: Step | None = None, keep: Collection[int] = ()
@@ -195,6 +195,10 @@ class Clip(nn.Module):
         if wrong:
             raise ValueError(f"'{self.name}' has image blocks 1 to {self.depth}, got layers {sorted(keep)}.")
         return run(self.model.visual.transformer.resblocks, x, step or plain(), keep)
+
+    def ln_pre(self, x: Tensor) -> Tensor:
+        """Apply the image tower's first LayerNorm, any shape (..., width)."""
+        return self.model.visual.ln_pre(x)
 
     def ln_post(self, x: Tensor) -> Tensor:
         """Apply the image tower's last LayerNorm, any shape (..., width)."""

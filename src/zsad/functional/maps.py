@@ -1,5 +1,7 @@
 """From similarities to anomaly maps: pure functions, float32 whatever the trunk's precision is."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +46,26 @@ def upsample(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -
     if maps.ndim == 3:
         return upsample(maps[:, None], size, align_corners)[:, 0]
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def top_mean(maps: Tensor, ratio: float) -> Tensor:
+    """Return the mean of the highest share of each map's pixels, (batch, height, width) -> (batch,).
+
+    Args:
+        maps: (batch, height, width).
+        ratio: The share in (0, 1]; the number of pixels is rounded up.
+
+    Raises:
+        ValueError: If the share is outside (0, 1].
+
+    Example:
+        >>> top_mean(torch.tensor([[[1.0, 4.0], [3.0, 2.0]]]), 0.3)
+        tensor([3.5000])
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1], got {ratio}.")
+    pixels = maps.flatten(1)
+    return pixels.topk(min(math.ceil(ratio * pixels.shape[1]), pixels.shape[1]), dim=1).values.mean(dim=1)
 
 
 def _mirror(length: int, radius: int, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ from zsad.methods.coop import CoOp
 from zsad.methods.maskclip import MaskCLIP
 from zsad.methods.transmm import TransMM
 from zsad.methods.vand import VAND
+from zsad.methods.visualad import VisualAD
 from zsad.methods.winclip import WinCLIP
 
 METHODS: dict[str, type[Method]] = {
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "anovl": AnoVL,
     "alfa": ALFA,
     "aaclip": AACLIP,
+    "visualad": VisualAD,
     "transmm": TransMM,
 }
 """Name -> class, in the order of the tables."""
@@ -44,6 +46,7 @@ __all__ = [
     "MaskCLIP",
     "Method",
     "TransMM",
+    "VisualAD",
     "WinCLIP",
     "get_method",
     "list_methods",

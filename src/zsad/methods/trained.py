@@ -98,6 +98,7 @@ class TrainedMethod(Method):
         self.allow_same_data = allow_same_data
         self._trained_on: list[dict[str, Any]] = []
         self._warned = False
+        self._first_epoch = 0
 
     @property
     def trained_on(self) -> list[dict[str, Any]]:
@@ -179,7 +180,8 @@ class TrainedMethod(Method):
         sizes = getattr(loader.dataset, "sizes", [len(loader.dataset)])  # joined data know those of their parts
         for one, size in zip(self.trained_on, sizes, strict=True):
             one["images"] = size
-        _shuffle_by_epoch(loader, self.seed)
+        _shuffle_by_epoch(loader, self.seed, self._first_epoch)
+        self._first_epoch = 0
         reason = self._why_not_cache(loader)
         cached = self._cached(loader) if reason is None else None
         if reason is not None:
@@ -301,6 +303,10 @@ class TrainedMethod(Method):
         """Check the checkpoint and read what it was trained on."""
         super().on_load_checkpoint(checkpoint)
         self.trained_on = checkpoint.get("zsad", {}).get("trained_on", [])
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            # a loader with workers asks for its first indices before the Trainer says which epoch it is
+            progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {})
+            self._first_epoch = int(progress.get("current", {}).get("processed", 0))
 
     def save_weights(self, path: str | Path) -> Path:
         """Write learned parameters, finished text vectors and metadata as one safetensors file, and return its path."""
@@ -353,13 +359,20 @@ class TrainedMethod(Method):
         return cls(**arguments).load_weights(path)
 
 
-def _shuffle_by_epoch(loader: DataLoader[Any], seed: int) -> None:
-    """Make a shuffling loader's order depend on seed and epoch alone; other orders are the user's business."""
+def _shuffle_by_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
+    """Make a shuffling loader's order depend on seed and epoch alone; other orders are the user's business.
+
+    Args:
+        loader: Changed in place.
+        seed: Of the method.
+        epoch: The first one of this fit.
+    """
     batches = loader.batch_sampler
     if type(batches) is BatchSampler and type(batches.sampler) is RandomSampler:
         sampler = batches.sampler
         if not sampler.replacement and sampler.generator is None and sampler.num_samples == len(sampler.data_source):
             epochs = EpochSampler(sampler.data_source, seed)
+            epochs.set_epoch(epoch)
             batches.sampler = epochs
             loader.generator = epochs.worker_generator
 

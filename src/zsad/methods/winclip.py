@@ -94,14 +94,13 @@ class WinCLIP(Method):
         """Return the embeddings of the image, its patches and its windows; see :class:`WindowTokens`."""
         clip, grid = self.clip, self.clip.grid(image)
         embedded = clip.embed_image(image, ln_pre=False)
-        ln_pre = clip.model.visual.ln_pre
-        last, _ = clip.run_image(ln_pre(embedded))
+        last, _ = clip.run_image(clip.ln_pre(embedded))
         last = clip.ln_post(last)
         step = class_token_only(clip.depth)
         windows = {}
         for scale in self.scales:
             index = window_indices(grid, scale, image.device)
-            states = [clip.run_image(ln_pre(x), step)[0] for x in window_tokens(embedded, index, self.chunk)]
+            states = [clip.run_image(clip.ln_pre(x), step)[0] for x in window_tokens(embedded, index, self.chunk)]
             cls = clip.project(clip.ln_post(torch.cat(states)[:, 0]))
             windows[scale] = cls.unflatten(0, (len(image), len(index)))
         return WindowTokens(clip.project(last[:, 0]), last[:, 1:], windows)

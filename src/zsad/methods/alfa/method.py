@@ -325,7 +325,7 @@ class ALFA(Method):
             patches: Whether the patch tokens of the last block are wanted.
         """
         clip, depth = self.clip, self.clip.depth
-        first = clip.model.visual.ln_pre(tokens)
+        first = clip.ln_pre(tokens)
         step = None if patches else class_token_only(depth)
         last, kept = clip.run_image(first, step, keep=(depth - 1,) if depth > 1 else ())
         last = clip.ln_post(last)
