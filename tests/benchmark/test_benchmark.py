@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from zsad.benchmark.report import disagreement
-from zsad.benchmark.report import main as report
+from zsad.benchmark.results import compare, load
 from zsad.cli.benchmark import main
 from zsad.cli.check import main as check
+from zsad.cli.report import main as report
 from zsad.clip import Clip
 from zsad.datamodules import Synthetic
 from zsad.datamodules.base import batches
@@ -180,6 +181,53 @@ def test_report_in_all_formats(results: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg;base64" in html
     assert "http://" not in html
     assert "https://" not in html
+
+
+def test_report_has_rows_of_classes_and_of_kinds_of_defects(results: Path, tmp_path: Path) -> None:
+    assert report([str(results), "--out", str(tmp_path), "--resamples", "20"]) == 0
+    cell = json.loads((results / "cells/maskclip/synthetic/gear-s0.json").read_text(encoding="utf-8"))
+    kinds = {record.image_path.name: record.defect for record in Synthetic(images=40, classes=["gear"]).select("test")}
+    assert cell["defects"] == [kinds[Path(path).name] for path, *_ in cell["images"]]
+    with (tmp_path / "report.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    mine = {(one["class"], one["defect"], one["metric"]): one for one in table if one["method"] == "maskclip"}
+    assert float(mine["gear", "", "aupro"]["ours"]) == pytest.approx(100 * cell["metrics"]["aupro"])
+    assert [int(mine["gear", "", "aupro"][side]) for side in ("normal", "anomalous")] == cell["counts"]
+    for kind in set(filter(None, cell["defects"])):
+        chosen = [
+            (label, score)
+            for (_, label, score), defect in zip(cell["images"], cell["defects"], strict=True)
+            if defect == kind or not label
+        ]
+        expected = roc_auc_score(*zip(*chosen, strict=True))
+        assert float(mine["gear", kind, "image_auroc"]["ours"]) == pytest.approx(100 * expected)
+        for suffix in ("md", "tex"):
+            text = (tmp_path / f"report.{suffix}").read_text(encoding="utf-8")
+            assert re.search(rf"gear (\||&) {kind} \1 2 \1 1 \1 maskclip \1 {100 * expected:.1f} ", text)
+    assert re.search(r"\| cork \| 2 \| 2 \| clip \|", (tmp_path / "report.md").read_text(encoding="utf-8"))
+
+
+def test_report_compares_two_methods(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report([str(results), "--compare", "clip", "maskclip", "--resamples", "50"]) == 0
+    said = capsys.readouterr().out
+    found = compare(load(results), "synthetic", "clip", "maskclip", 50)
+    assert f"{100 * found.difference:+.1f} points" in said
+    assert f"{100 * found.low:+.1f} to {100 * found.high:+.1f} (8 images)" in said
+    with pytest.raises(ValueError, match=r"No method 'maskclp' .*nearest: 'maskclip', all: clip, maskclip"):
+        report([str(results), "--compare", "clip", "maskclp"])
+
+
+def test_report_writes_curves(results: Path, tmp_path: Path) -> None:
+    assert report([str(results), "--out", str(tmp_path), "--resamples", "20", "--curves"]) == 0
+    cell = json.loads((results / "cells/clip/synthetic/cork-s0.json").read_text(encoding="utf-8"))
+    _, labels, scores = zip(*cell["images"], strict=True)
+    false_positive, true_positive, _ = roc_curve(labels, scores, drop_intermediate=False)
+    with (tmp_path / "report_curves.csv").open(encoding="utf-8") as file:
+        key = ("synthetic", "cork", "image_roc", "clip")
+        rows = [row for row in csv.DictReader(file) if (row["data"], row["class"], row["curve"], row["method"]) == key]
+    np.testing.assert_allclose([float(row["x"]) for row in rows], false_positive)
+    np.testing.assert_allclose([float(row["y"]) for row in rows], true_positive)
+    assert "synthetic, cork: image roc curve" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_report_shows_intervals_where_images_were_resampled(tmp_path: Path) -> None:

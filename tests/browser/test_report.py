@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from zsad.benchmark.report import main as report
 from zsad.cli.benchmark import main
+from zsad.cli.report import main as report
 
 pytestmark = pytest.mark.browser
 
@@ -27,8 +28,8 @@ QUIET = (
 """No window, and no conversation of the browser's own."""
 
 
-METHODS = ["clip", "clipac", "maskclip", *(f"clip:temperature={number / 10}" for number in range(1, 8))]
-"""Enough of them that the legend of a chart needs a second line."""
+METHODS = ["clip", "clipac", "maskclip", *(f"clip:temperature={number / 100}" for number in range(1, 18))]
+"""Twenty, which is what a chart has colours and markers for."""
 
 
 def find(name: str) -> str:
@@ -40,11 +41,11 @@ def find(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The HTML report of ten methods on two classes."""
+    """The HTML report of twenty methods on two classes."""
     folder = tmp_path_factory.mktemp("results")
     grid = ["--data", "Synthetic:images=40,classes=[gear,cork],train_images=8", "--methods", *METHODS]
     assert main([*grid, "--backbone", "zsad-mini", "--mode", "exact", "--device", "cpu", "--out", str(folder)]) == 0
-    assert report([str(folder), "--resamples", "20"]) == 0
+    assert report([str(folder), "--resamples", "20", "--curves"]) == 0
     return folder / "report.html"
 
 
@@ -103,20 +104,82 @@ def column_of(table: WebElement, column: int) -> list[str]:
     return [row.find_elements(By.TAG_NAME, "td")[column].text for row in rows]
 
 
-def test_charts_have_a_place_on_the_page(browser: webdriver.Chrome) -> None:
-    charts = browser.find_elements(By.TAG_NAME, "svg")
-    assert len(charts) >= 3  # speed and accuracy, and two metrics per class
+def boxes_of(texts: list[WebElement]) -> list[tuple[str, dict[str, float]]]:
+    return [(text.text, text.rect) for text in texts if text.text.strip()]
+
+
+def test_labels_of_charts_are_whole_and_do_not_collide(browser: webdriver.Chrome) -> None:
+    charts = browser.find_elements(By.CSS_SELECTOR, ".chart svg")
+    assert len(charts) == 7  # speed and accuracy, two metrics per class, two curves of two classes
     for chart in charts:
         assert chart.size["width"] > 200
         assert chart.size["height"] > 50
-        boxes = [text.rect for text in chart.find_elements(By.TAG_NAME, "text")]
-        frame = chart.rect
-        for box in boxes:  # nothing is cut off
-            assert box["x"] >= frame["x"] - 1
-            assert box["x"] + box["width"] <= frame["x"] + frame["width"] + 1
-            assert box["y"] + box["height"] <= frame["y"] + frame["height"] + 1
-        names = [text.text for text in chart.find_elements(By.TAG_NAME, "text")]
-        assert {method.split(":")[0] for method in METHODS} <= {name.split(":")[0] for name in names}
+        boxes, frame = boxes_of(chart.find_elements(By.TAG_NAME, "text")), chart.rect
+        assert set(METHODS) <= {name for name, _ in boxes}
+        for number, (name, box) in enumerate(boxes):
+            assert box["x"] >= frame["x"] - 1, name  # nothing is cut off
+            assert box["x"] + box["width"] <= frame["x"] + frame["width"] + 1, name
+            assert box["y"] >= frame["y"] - 1, name
+            assert box["y"] + box["height"] <= frame["y"] + frame["height"] + 1, name
+            for other, there in boxes[:number]:
+                apart = (
+                    box["x"] >= there["x"] + there["width"] - 1
+                    or there["x"] >= box["x"] + box["width"] - 1
+                    or box["y"] >= there["y"] + there["height"] - 4  # a line's box is higher than its letters
+                    or there["y"] >= box["y"] + box["height"] - 4
+                )
+                assert apart, f"{name} over {other}"
+
+
+def test_a_point_shows_its_value_under_the_pointer(browser: webdriver.Chrome) -> None:
+    chart = browser.find_elements(By.CLASS_NAME, "chart")[1]
+    point = chart.find_elements(By.CLASS_NAME, "point")[0]
+    tip = browser.find_element(By.ID, "tip")
+    assert not tip.is_displayed()
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+    ActionChains(browser).move_to_element(point).perform()
+    assert tip.is_displayed()
+    assert point.get_attribute("data-tip") in tip.text.splitlines()
+    other = next(one for one in chart.find_elements(By.CLASS_NAME, "point") if one.get_attribute("data-name") not in
+                 tip.text)  # fmt: skip
+    assert other.value_of_css_property("opacity") == "0.15"
+    ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
+    assert not tip.is_displayed()
+    assert other.value_of_css_property("opacity") == "1"
+
+
+def test_charts_take_the_ink_of_the_dark_page(browser: webdriver.Chrome) -> None:
+    text = browser.find_element(By.CSS_SELECTOR, ".chart text")
+    colours = {}
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        colours[scheme] = text.value_of_css_property("fill"), page_colour(browser)
+    assert colours["light"] == ("rgb(28, 30, 33)", "rgba(255, 255, 255, 1)")
+    assert colours["dark"] == ("rgb(232, 234, 237)", "rgba(22, 24, 27, 1)")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [feature]})
+    assert page_colour(browser) == "rgba(255, 255, 255, 1)"  # paper is white, whatever the screen was
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def page_colour(browser: webdriver.Chrome) -> str:
+    return browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+
+
+def test_print_cuts_nothing_off(browser: webdriver.Chrome) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.set_window_size(794, 1123)  # A4 at 96 pixels per inch
+    for wide in browser.find_elements(By.CSS_SELECTOR, ".wide, .chart"):
+        assert browser.execute_script("return arguments[0].scrollWidth <= innerWidth", wide)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    browser.set_window_size(1200, 1000)
+
+
+def test_the_page_takes_the_width_of_the_window(browser: webdriver.Chrome) -> None:
+    browser.set_window_size(1900, 1000)
+    body = browser.find_element(By.TAG_NAME, "body")
+    assert body.size["width"] >= 1860
+    browser.set_window_size(1200, 1000)
 
 
 def test_it_reads_on_a_narrow_screen(browser: webdriver.Chrome) -> None:

@@ -55,3 +55,15 @@ def test_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     error = capsys.readouterr().err
     assert error.startswith("zsad: error:")
     assert len(error.strip().splitlines()) == 1
+
+
+def test_curves_as_numbers_and_pictures(folders: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
+    maps_dir, masks_dir, maps, masks = folders
+    target = maps_dir.parent / "curves"
+    arguments = ["evaluate", "--maps", str(maps_dir), "--masks", str(masks_dir), "--mode", "exact", "--class-name", "c"]
+    assert main([*arguments, "--curves", str(target)]) == 0
+    curve = json.loads((target / "curves.json").read_text(encoding="utf-8"))["c"]["pixel_roc"]
+    area = np.trapezoid(curve["y"], curve["x"])
+    assert area == pytest.approx(roc_auc_score(masks.reshape(-1) > 0, maps.reshape(-1)), abs=1e-3)
+    pictures = {path.stem for path in target.glob("*.svg")}
+    assert pictures == {"image_roc", "image_pr", "pixel_roc", "pixel_pr", "pro"}

@@ -12,6 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDER = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_200step")
+IMAGE = ORDER[:3]
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """Return the content of a cell's file; a missing one is an error like any other."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"error": "no result"}
+    return content
 
 
 def load(folder: Path) -> list[dict[str, Any]]:
@@ -20,10 +27,18 @@ def load(folder: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: If there are none.
     """
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "cells").glob("*/*/*.json"))]
+    cells = [read_cell(path) for path in sorted((folder / "cells").glob("*/*/*.json"))]
     if not cells:
         raise FileNotFoundError(f"No results below '{folder}'; 'zsad benchmark --out {folder}' writes them.")
     return cells
+
+
+@dataclass(frozen=True)
+class OfDefect:
+    """One kind of defect: its images against the normal images of its class; means over seeds, in [0, 1]."""
+
+    counts: tuple[int, int]
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,8 @@ class Summary:
         backbone: Name.
         trained_on: What a trained method was fitted to, names joined by a plus sign.
         intervals: Metric -> bootstrap interval of the mean over classes and seeds, where every cell has one.
+        counts: Class -> normal and anomalous images.
+        per_defect: Class and kind of defect -> image metrics, where the cells know the kinds.
     """
 
     data: str
@@ -57,6 +74,13 @@ class Summary:
     backbone: str
     trained_on: str
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    per_defect: Mapping[tuple[str, str], OfDefect] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+        return max((len(values) for values in self.values.values()), default=0)
 
     def mean(self, metric: str) -> float:
         """Mean over seeds; NaN without a value."""
@@ -112,6 +136,8 @@ def _summary(data: str, method: str, cells: Sequence[Mapping[str, Any]]) -> Summ
         backbone=good[0]["backbone"]["name"] if good else "",
         trained_on=_data_names(trained["on"]) if trained else "",
         intervals={metric: ends for metric in metrics if (ends := _interval(good, metric)) is not None},
+        counts={cell["class"]: _counts(cell) for cell in good},
+        per_defect=per_defect(good),
     )
 
 
@@ -119,6 +145,38 @@ def _data_names(on: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> s
     """Return the names of the data sets that a model was trained on; earlier results hold one, not a list."""
     sets = [on] if isinstance(on, Mapping) else on or []
     return "+".join(str(one.get("name", "")) for one in sets)
+
+
+def _counts(cell: Mapping[str, Any]) -> tuple[int, int]:
+    anomalous = sum(label for _, label, _ in cell["images"])
+    return len(cell["images"]) - anomalous, anomalous
+
+
+def per_defect(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], OfDefect]:
+    """Return the image metrics of each kind of defect; empty for cells that do not know the kinds of their images.
+
+    Args:
+        cells: Of one method on one data set.
+    """
+    import torch
+
+    from zsad.metrics import auroc, average_precision, f1_max
+
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+    counts = {}
+    for cell in cells:
+        kinds = cell.get("defects", ())
+        labels = torch.tensor([label for _, label, _ in cell["images"]])
+        scores = torch.tensor([score for *_, score in cell["images"]], dtype=torch.float64)
+        for kind in sorted({kind for kind, label in zip(kinds, labels.tolist(), strict=bool(kinds)) if kind and label}):
+            one = (labels == 0) | torch.tensor([other == kind for other in kinds])
+            values = (float(metric(scores[one], labels[one])) for metric in (auroc, average_precision, f1_max))
+            found.setdefault((cell["class"], kind), []).append(tuple(values))
+            counts[cell["class"], kind] = (int((labels == 0).sum()), int(labels[one].sum()))
+    return {
+        key: OfDefect(counts[key], dict(zip(IMAGE, map(fmean, zip(*seeds, strict=True)), strict=True)))
+        for key, seeds in found.items()
+    }
 
 
 def _interval(cells: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float] | None:
@@ -171,6 +229,17 @@ class Comparison:
     def clear(self) -> bool:
         """Whether the 95 % interval leaves out zero."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words, in points of image AUROC."""
+        what = (
+            f"{self.first} - {self.second} on {self.data}: {100 * self.difference:+.1f} points of mean image AUROC, "
+            f"95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f} ({self.images} images)"
+        )
+        if not self.clear:
+            return f"{what}: which is better cannot be said."
+        return f"{what}: {self.first if self.difference > 0 else self.second} is better."
 
 
 def compare(

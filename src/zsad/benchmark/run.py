@@ -10,7 +10,7 @@ import resource
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -36,6 +36,7 @@ from zsad.methods.aaclip.fusion import FUSION, fused_scores
 from zsad.methods.evaluation import Evaluation
 from zsad.metrics import DEFAULT_METRICS, Evaluator
 from zsad.training.token_cache import tensor_key
+from zsad.types import Record
 
 METRICS = (*DEFAULT_METRICS, "aupro_200step")
 SCHEMA = 1
@@ -192,6 +193,7 @@ class Runner:
             "intervals": found["intervals"].get(name, {}),
             "counts": found["counts"][name],
             "images": [[image.image_path, image.gt_label, image.pred_score] for image in images],
+            "defects": _defects(data.select("test"), [image.image_path for image in images]),
             "skipped": [str(one) for one in data.skipped],
             "protocol": asdict(method.protocol),
             "hyper_parameters": {key: value for key, value in method.hparams.items() if _is_plain(value)},
@@ -290,6 +292,12 @@ class Runner:
                 digest.update(f"{name} {tensor_key(tensor)}".encode())
             self._hashes[clip] = digest.hexdigest()
         return self._hashes[clip]
+
+
+def _defects(records: Iterable[Record], paths: Sequence[str]) -> list[str]:
+    """Return the kind of defect of each image."""
+    kinds = {str(record.image_path): record.defect for record in records}
+    return [kinds.get(path, "") for path in paths]
 
 
 def _without_backbone(options: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """``zsad benchmark``: the grid from the command line."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
+from zsad.benchmark.results import read_cell
 from zsad.benchmark.run import Options, Runner, cells_of, is_done
 from zsad.methods import list_methods
 
@@ -123,12 +123,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{len(cells) - len(failed)} cells done, {len(failed)} failed. Tables: zsad report {args.out}", soft_wrap=True
     )
     return 1 if failed else 0
-
-
-def read_cell(path: Path) -> dict[str, Any]:
-    """Return the content of a cell's file; a missing one is an error like any other."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"error": "no result"}
-    return content
 
 
 def _parallel(

@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--json", type=Path, metavar="FILE", help="write the result there; - prints it instead of a table"
     )
+    result.add_argument(
+        "--curves", type=Path, metavar="DIR", help="write the curves there: curves.json and a picture per kind"
+    )
     return result
 
 
@@ -57,8 +60,11 @@ def main(arguments: Sequence[str]) -> int:
         fpr_limit=args.fpr_limit,
         connectivity=args.connectivity,
         bootstrap=args.bootstrap,
+        curves=args.curves is not None,
         progress=not to_screen,
     )
+    if args.curves is not None:
+        result.write_curves(args.curves)
     if to_screen:
         print(json.dumps(result.to_dict(), indent=1))
         return 0

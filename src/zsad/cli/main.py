@@ -19,7 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "data": ("zsad.cli.data", "list, check, prepare, download or export data sets"),
     "prompts": ("zsad.cli.prompts", "fill and show the prompts that a language model writes for ALFA"),
     "benchmark": ("zsad.cli.benchmark", "run a grid of methods, data sets and seeds; goes on where it stopped"),
-    "report": ("zsad.benchmark.report", "make tables and a page of a benchmark's results"),
+    "report": ("zsad.cli.report", "make tables and a page of a benchmark's results"),
     "check": ("zsad.cli.check", "compute one cell of a benchmark again and compare"),
     "doctor": ("zsad.cli.doctor", "show versions, devices, cached weights and what works offline"),
 }

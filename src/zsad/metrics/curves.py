@@ -77,14 +77,9 @@ def plot_curves(curves: Mapping[str, Curve], kind: str, ax: Any = None) -> "Figu
         kind: Kind of the curves, which names the axes: ``"image_roc"``, ``"image_pr"``, ``"pixel_roc"``,
             ``"pixel_pr"`` or ``"pro"``.
         ax: Matplotlib axes to draw into; a new figure by default.
-
-    Raises:
-        ModuleNotFoundError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Figures of curves need matplotlib: pip install 'zsad[plot]'.") from error
+    from matplotlib.figure import Figure
+
     if ax is None:
         ax = Figure(figsize=(5, 5), layout="constrained").add_subplot()
     x_name, y_name = AXES[kind.rpartition("_")[2]]

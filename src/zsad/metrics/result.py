@@ -1,8 +1,10 @@
 """What an evaluation found, per class and in the mean."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad.metrics.curves import Curve, plot_curves
@@ -92,6 +94,25 @@ class EvaluationResult:
             have = f"there are {', '.join(kinds)}" if kinds else "none were collected; use Evaluator(curves=True)"
             raise ValueError(f"There is no curve '{kind}': {have}.")
         return plot_curves(lines, kind)
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        """Write ``curves.json`` (class -> kind -> x, y, threshold) and an SVG picture per kind; return the paths.
+
+        Args:
+            folder: Made if it does not exist.
+
+        Raises:
+            ValueError: If no curves were collected.
+        """
+        kinds = sorted({kind for curves in self.curves.values() for kind in curves})
+        figures = {kind: self.figure(kind) for kind in kinds or ["image_roc"]}
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = {name: {kind: curve.to_dict() for kind, curve in curves.items()} for name, curves in
+                   self.curves.items()}  # fmt: skip
+        (folder / "curves.json").write_text(json.dumps(numbers), encoding="utf-8")
+        for kind, figure in figures.items():
+            figure.savefig(folder / f"{kind}.svg", metadata={"Date": None})
+        return [folder / "curves.json", *(folder / f"{kind}.svg" for kind in figures)]
 
 
 def metric_title(metric: str) -> str:

@@ -1,111 +1,258 @@
-"""Charts as inline SVG: no library, no script, readable in light and dark."""
+"""Charts as SVG inside the page, drawn by matplotlib: a colour and a marker per name, values under the pointer."""
 
+import hashlib
+import io
 import math
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#cc6611", "#117755", "#7755cc")
-_LETTER = 7.2
-"""Width of a letter at most, as a rule."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = (
+    "#0a72da", "#f9052b", "#57a314", "#d852f5", "#7f624c", "#998bab", "#9a42ae", "#c8800d", "#018d87", "#e10195",
+    "#8a63fe", "#1e7729", "#1795fa", "#c0304c", "#ec6094", "#b4685c", "#6360a0", "#5e46f9", "#73833a", "#b862a7",
+)  # fmt: skip
+"""Far from each other in OKLab, each with a contrast of 3 or more on the page's light and on its dark paper."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "+", "x", "1", "2", "3", "4")
+
+_INK = "#010203"
+"""Stands for the colour of the page's text, which the browser knows and matplotlib does not."""
+_PLOT = 560.0
+"""Width of a chart without its legend, in pixels."""
+_LANE = 13.0
+"""Distance of points that would touch."""
+_LINE = 19.0
+"""Height of a line of the legend."""
+_SETTINGS: dict[Any, Any] = {
+    "text.parse_math": False,  # a name with a dollar sign is no formula
+    "svg.fonttype": "none",  # letters stay text: they can be found, copied and read aloud
+    "font.size": 12,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
-def scatter(points: Sequence[tuple[str, float | None, float]], x_title: str, y_title: str) -> str:
-    """Return a labelled scatter plot with a logarithmic x axis.
+@dataclass(frozen=True)
+class Mark:
+    """How one name looks in every chart of a page."""
+
+    colour: str
+    marker: str
+
+
+def marks(names: Sequence[str]) -> dict[str, Mark]:
+    """Return a colour and a marker per name: each used once up to 20 names, no pair twice up to 400."""
+    size = len(COLOURS)
+    return {
+        name: Mark(COLOURS[number % size], MARKERS[(number + number // size) % size])
+        for number, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def scatter(
+    points: Sequence[tuple[str, float | None, float]],
+    x_title: str,
+    y_title: str,
+    look: Mapping[str, Mark] | None = None,
+) -> str:
+    """Return a scatter plot with a logarithmic x axis.
+
+    The markers are outlines, so that points on one spot show their shapes; the legend stands outside, from the highest
+    point to the lowest.
 
     Args:
-        points: Name, x above zero, y; points without a number are left out.
+        points: Name, x above zero, y in per cent; points without a number are left out.
         x_title: Below the axis.
         y_title: Beside the axis.
+        look: Name -> mark, the same for all charts of a page; by default that of these names.
+
+    Returns:
+        An ``svg`` element in a ``div``; "" without a point.
     """
-    known = [(name, x, y) for name, x, y in points if x and not math.isnan(y)]
+    known = sorted(((n, x, y) for n, x, y in points if x and not math.isnan(y)), key=lambda point: -point[2])
     if not known:
         return ""
-    width, height, margin = 640, 320, 48
-    low, high = math.log10(min(x for _, x, _ in known)) - 0.1, math.log10(max(x for _, x, _ in known)) + 0.3
-    bottom, top = math.floor(min(y for *_, y in known) / 5) * 5, math.ceil(max(y for *_, y in known) / 5 + 0.01) * 5
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            margin + (math.log10(x) - low) / (high - low) * (width - 2 * margin),
-            height - margin - (y - bottom) / (top - bottom) * (height - 2 * margin),
-        )
-
-    parts = []
-    for tick in range(bottom, top + 1, 5):
-        _, v = place(10**low, tick)
-        parts.append(
-            f'<line x1="{margin}" x2="{width - margin}" y1="{v:.1f}" y2="{v:.1f}" stroke="currentColor" opacity=".15"/>'
-        )
-        parts.append(f'<text x="{margin - 6}" y="{v + 4:.1f}" text-anchor="end">{tick}</text>')
-    for power in range(math.ceil(low), math.floor(high) + 1):
-        u, _ = place(10**power, bottom)
-        parts.append(f'<text x="{u:.1f}" y="{height - margin + 16}" text-anchor="middle">{10**power:g}</text>')
-    labels: list[tuple[float, float, float]] = []  # left, right, baseline of those that have a place
-    for number, (name, x, y) in sorted(enumerate(known), key=lambda point: -point[1][2]):
-        u, v = place(x, y)
-        parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="5" fill="{PALETTE[number % len(PALETTE)]}"/>')
-        begin, end, v = u + 8, u + 8 + _LETTER * len(name), v + 4
-        if end > width:  # no room to the right of the point
-            begin, end = u - 8 - _LETTER * len(name), u - 8
-        side = "end" if begin < u else "start"
-        taken = [line for left, right, line in labels if begin < right and left < end]
-        free = [
-            line
-            for line in range(12, height - margin)
-            if all(abs(line - other) >= 13 for other in taken)  # as near to the point as the others leave room
-        ]
-        v = min(free, key=lambda line: abs(line - v), default=v)
-        labels.append((begin, end, v))
-        x_text = end if side == "end" else begin
-        parts.append(f'<text x="{x_text:.1f}" y="{v:.1f}" text-anchor="{side}">{escape(name)}</text>')
-    parts.append(f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">{escape(x_title)}</text>')
-    parts.append(
-        f'<text transform="translate(14 {height / 2}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>'
-    )
-    return _svg(width, height, parts, f"{y_title} against {x_title}")
+    look = look or marks([name for name, *_ in points])
+    canvas = _Canvas(360.0, f"{y_title} against {x_title}", [name for name, *_ in known])
+    for name, x, y in known:
+        canvas.point(name, x, y, look[name], f"{name}: {x:.3g} {x_title}, {y:.1f}")
+    canvas.axes.set(xscale="log", xlabel=x_title, ylabel=y_title)
+    canvas.axes.grid(True)
+    canvas.axes.margins(0.06)
+    canvas.axes.set_ylim(top=min(canvas.axes.get_ylim()[1], 100.9))
+    canvas.axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    canvas.axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    canvas.axes.xaxis.set_minor_locator(NullLocator())
+    return canvas.svg()
 
 
-def bars(groups: Mapping[str, Mapping[str, float]]) -> str:
-    """Return horizontal dots per class, one colour per method, on an axis of per cent.
+def bars(groups: Mapping[str, Mapping[str, float]], look: Mapping[str, Mark] | None = None) -> str:
+    """Return one row of points per class on an axis of per cent; points that would touch lie below each other.
 
     Args:
         groups: Method -> class -> value in 0..100.
+        look: As for :func:`scatter`.
     """
-    classes = sorted({name for values in groups.values() for name in values})
-    left, width, line = 150, 640, 22
-    legend, u, row = [], float(left), 0
-    for method in groups:
-        if u > left and u + 8 + _LETTER * len(method) > width:
-            u, row = float(left), row + 1
-        legend.append((u, 16 + line * (len(classes) + 0.8 + row)))
-        u += 20 + _LETTER * len(method)
-    height = line * (len(classes) + 2 + row) + 20
-    parts = []
-    for tick in (0, 25, 50, 75, 100):
-        u = left + tick / 100 * (width - left - 20)
-        parts.append(
-            f'<line x1="{u:.1f}" x2="{u:.1f}" y1="16" y2="{16 + line * len(classes)}" stroke="currentColor" '
-            'opacity=".15"/>'
-        )
-        parts.append(f'<text x="{u:.1f}" y="12" text-anchor="middle">{tick}</text>')
-    for row, name in enumerate(classes):
-        v = 16 + line * (row + 0.5)
-        parts.append(f'<text x="{left - 8}" y="{v + 4:.1f}" text-anchor="end">{escape(name)}</text>')
-        for number, (method, values) in enumerate(groups.items()):
+    classes = sorted({name for values in groups.values() for name in values}, reverse=True)
+    if not classes:
+        return ""
+    look = look or marks(list(groups))
+    lanes = {name: _lanes({one: values[name] for one, values in groups.items() if name in values}) for name in classes}
+    row = max(26.0, _LANE * (1 + max(max(found.values()) for found in lanes.values())) + 8)
+    canvas = _Canvas(90 + row * len(classes), "values per class", list(groups))
+    for method, values in groups.items():
+        for height, name in enumerate(classes):
             if name in values:
-                u = left + values[name] / 100 * (width - left - 20)
-                parts.append(
-                    f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4.5" fill="{PALETTE[number % len(PALETTE)]}" opacity=".85">'
-                    f"<title>{escape(method)}, {escape(name)}: {values[name]:.1f}</title></circle>"
-                )
-    for number, (method, (u, v)) in enumerate(zip(groups, legend, strict=True)):
-        parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4.5" fill="{PALETTE[number % len(PALETTE)]}"/>')
-        parts.append(f'<text x="{u + 8:.1f}" y="{v + 4:.1f}">{escape(method)}</text>')
-    return _svg(width, height, parts, "values per class")
+                offset = (lanes[name][method] - max(lanes[name].values()) / 2) * _LANE / row
+                tip = f"{method}, {name}: {values[name]:.1f}"
+                canvas.point(method, values[name], height - offset, look[method], tip)
+    low = min(value for values in groups.values() for value in values.values())
+    canvas.axes.set(xlim=(max(0.0, 10 * math.floor((low - 2) / 10)), 101), ylim=(-0.6, len(classes) - 0.4))
+    canvas.axes.set(xlabel="per cent")
+    canvas.axes.set_yticks(range(len(classes)), classes)
+    for height in range(1, len(classes)):
+        canvas.axes.axhline(height - 0.5, color=_INK, alpha=0.12, linewidth=0.8)
+    canvas.axes.grid(True, axis="x")
+    return canvas.svg()
 
 
-def _svg(width: int, height: int, parts: Sequence[str], title: str) -> str:
-    return (
-        f'<div class="wide"><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(title, quote=True)}" font-size="12" fill="currentColor">{"".join(parts)}</svg></div>'
-    )
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_title: str,
+    y_title: str,
+    look: Mapping[str, Mark] | None = None,
+) -> str:
+    """Return curves in the unit square.
+
+    Args:
+        curves: Name -> x and y of its points, in [0, 1].
+        x_title: Below the axis.
+        y_title: Beside the axis.
+        look: As for :func:`scatter`.
+    """
+    if not curves:
+        return ""
+    look = look or marks(list(curves))
+    canvas = _Canvas(440.0, f"{y_title} over {x_title}", list(curves))
+    for number, (name, (x, y)) in enumerate(curves.items()):
+        canvas.line(name, x, y, look[name], first=0.1 * number / len(curves))
+    canvas.axes.set(xlabel=x_title, ylabel=y_title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.03))
+    canvas.axes.grid(True)
+    return canvas.svg()
+
+
+def _lanes(values: Mapping[str, float], apart: float = 1.6) -> dict[str, int]:
+    """Return the lane of each value: the first in which no other is nearer than ``apart``."""
+    taken: list[list[float]] = []
+    found = {}
+    for name, value in sorted(values.items(), key=lambda item: item[1]):
+        lane = next((n for n, row in enumerate(taken) if all(abs(value - one) >= apart for one in row)), len(taken))
+        if lane == len(taken):
+            taken.append([])
+        taken[lane].append(value)
+        found[name] = lane
+    return found
+
+
+class _Canvas:
+    """One chart: matplotlib draws it, the browser's part (colour of the text, values to show) is put in afterwards."""
+
+    def __init__(self, height: float, title: str, names: Sequence[str]) -> None:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+        self.title = title
+        longest = max(map(len, names))
+        self._columns = 2 if _LINE * len(names) > height and longest <= 24 else 1
+        height = max(height, 30 + _LINE * math.ceil(len(names) / self._columns))
+        width = _PLOT + self._columns * (50 + 7.5 * longest)
+        with rc_context(_SETTINGS):
+            self.figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+            self.axes: Axes = self.figure.add_subplot()
+        self._tips: dict[str, tuple[str, str]] = {}  # id -> name, what to show
+        self._legend: dict[str, Any] = {}
+
+    def point(self, name: str, x: float, y: float, mark: Mark, tip: str) -> None:
+        """Add a point."""
+        key = f"point-{len(self._tips)}"
+        self._tips[key] = (name, tip)
+        (artist,) = self.axes.plot(
+            [x], [y], linestyle="none", marker=mark.marker, color=mark.colour, markerfacecolor="none",
+            markersize=8, markeredgewidth=1.8, clip_on=False, gid=key,
+        )  # fmt: skip
+        self._legend.setdefault(name, artist)
+
+    def line(self, name: str, x: Sequence[float], y: Sequence[float], mark: Mark, first: float) -> None:
+        """Add a curve, with its marker at every tenth of its length."""
+        key = f"point-{len(self._tips)}"
+        self._tips[key] = (name, name)
+        (artist,) = self.axes.plot(
+            x, y, marker=mark.marker, color=mark.colour, markerfacecolor="none", markevery=(first, 0.1),
+            markersize=6, linewidth=1.4, clip_on=False, gid=key,
+        )  # fmt: skip
+        self._legend.setdefault(name, artist)
+
+    def svg(self) -> str:
+        """Return the chart as HTML."""
+        from matplotlib import rc_context
+
+        with rc_context({**_SETTINGS, "svg.hashsalt": "zsad"}):
+            names = list(self._legend)
+            legend = self.figure.legend(
+                [self._legend[name] for name in names], names, loc="outside right upper", frameon=False,
+                ncols=self._columns,
+            )  # fmt: skip
+            for number, (name, text) in enumerate(zip(names, legend.get_texts(), strict=True)):
+                self._tips[f"label-{number}"] = (name, "")
+                text.set_gid(f"label-{number}")
+            data = io.StringIO()
+            self.figure.savefig(data, format="svg", transparent=True, metadata={"Date": None})
+        return _for_page(data.getvalue(), self.title, self._tips)
+
+
+def _for_page(text: str, title: str, tips: Mapping[str, tuple[str, str]]) -> str:
+    """Return a drawing as a part of the page: no name space, no id that another chart has, the page's ink and font."""
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r"font-family: [^;\"]+;? ?", "", re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text))
+    root = ET.fromstring(text)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    prefix = f"c{hashlib.sha256((title + text).encode()).hexdigest()[:8]}-"
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        key = element.attrib.pop("id", "")
+        if key in used:
+            element.set("id", prefix + key)
+        if key in tips:
+            name, tip = tips[key]
+            element.set("data-name", name)
+            element.set("class", "point" if tip else "label")
+            if tip:
+                element.set("data-tip", tip)
+        for attribute, value in list(element.attrib.items()):
+            del element.attrib[attribute]
+            value = f"#{prefix}{value[1:]}" if attribute.endswith("href") else value
+            element.set(attribute.rpartition("}")[2], value.replace("url(#", f"url(#{prefix}"))
+    _, _, width, height = root.attrib["viewBox"].split()
+    root.attrib.update({"width": width, "height": height, "role": "img", "aria-label": title})
+    root.attrib.update({"stroke-linejoin": "round", "fill": "currentColor"})
+    for unwanted in ("version", "xmlns", "xlink"):
+        root.attrib.pop(unwanted, None)
+    drawing = ET.tostring(root, encoding="unicode", short_empty_elements=False)
+    return f'<div class="chart">{drawing}</div>'

@@ -11,15 +11,22 @@ from PIL import Image
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --quiet: #61666d; --paper: #fff; --line: #d9dce0; --tint: #f3f4f6;
   --mark: #8a3b00; --note: #fff4e5; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --quiet: #a0a6ad; --paper: #16181b; --line: #373b41;
-  --tint: #22252a; --mark: #ffb877; --note: #33261a; } }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --quiet: #a0a6ad; --paper: #16181b;
+  --line: #373b41; --tint: #22252a; --mark: #ffb877; --note: #33261a; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper); color: var(--ink);
+body { margin: 0; padding: 1rem clamp(1rem, 2vw, 3rem); background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
+p { max-width: 80ch; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .note { background: var(--note); border-left: 4px solid var(--mark); padding: .6rem .9rem; }
 .quiet { color: var(--quiet); font-size: .85rem; }
-.wide { overflow-x: auto; }
+.wide, .chart { overflow-x: auto; max-width: 100%; }
+summary { cursor: pointer; margin: .6rem 0; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; } .beside > * { max-width: 100%; }
+.chart .point { cursor: crosshair; } .chart .label { cursor: default; }
+.chart.picked .point:not(.on), .chart.picked .label:not(.on) { opacity: .15; }
+#tip { position: fixed; z-index: 1; padding: .2rem .5rem; border: 1px solid var(--line); border-radius: 3px;
+  background: var(--paper); font-size: .8rem; white-space: pre; pointer-events: none; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); padding-bottom: .3rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
@@ -32,6 +39,10 @@ tr.aside td { color: var(--quiet); font-style: italic; }
   grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); }
 figure { margin: 0; } figure img { width: 100%; height: auto; display: block; border-radius: 3px; }
 figcaption { font-size: .75rem; color: var(--quiet); overflow-wrap: anywhere; }
+@media print { :root { color-scheme: light; } body { padding: 0; font-size: 10pt; } .chart svg { max-width: 100%;
+  height: auto; } .wide, .chart { overflow: visible; } table { font-size: 7pt; } th, td { padding: .1rem .3rem;
+  white-space: normal; } thead { display: table-header-group; } tr, figure, .chart { break-inside: avoid; }
+  h2 { break-after: avoid; } }
 """
 
 _SCRIPT = """
@@ -44,6 +55,25 @@ for (const head of document.querySelectorAll("thead th")) head.addEventListener(
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
   [...body.rows].sort((a, b) => (up ? 1 : -1) * order(key(a), key(b))).forEach(row => body.append(row));
 });
+const tip = document.createElement("div");
+tip.id = "tip", tip.hidden = true, tip.setAttribute("role", "status"), document.body.append(tip);
+for (const chart of document.querySelectorAll(".chart")) {
+  const points = [...chart.querySelectorAll(".point")], named = [...chart.querySelectorAll("[data-name]")];
+  chart.addEventListener("pointermove", event => {
+    const near = points.filter(point => { const box = point.getBoundingClientRect();
+      return box.width < 20 ? Math.hypot(box.x + box.width / 2 - event.clientX, box.y + box.height / 2 - event.clientY)
+        < 11 : point.contains(event.target); });
+    tip.textContent = near.map(point => point.dataset.tip).join("\\n");
+    tip.hidden = !near.length;
+    tip.style.left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4) + "px";
+    tip.style.top = Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4) + "px";
+    const label = event.target.closest(".label"), picked = label ? [label.dataset.name]
+      : near.map(point => point.dataset.name);
+    chart.classList.toggle("picked", picked.length > 0);
+    for (const one of named) one.classList.toggle("on", picked.includes(one.dataset.name));
+  });
+  chart.addEventListener("pointerleave", () => { tip.hidden = true, chart.classList.remove("picked"); });
+}
 """
 
 
@@ -107,6 +137,16 @@ def _cell(value: str | float | None) -> str:
     if isinstance(value, str):
         return f'<td data-key="{escape(value, quote=True)}">{escape(value)}</td>'
     return f'<td data-key="{value:.6f}">{value:.1f}</td>'
+
+
+def details(title: str, content: str) -> str:
+    """Return HTML that a click on its title opens; print shows it as it is."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def beside(parts: Iterable[str]) -> str:
+    """Return parts next to each other where the window is wide enough, else below each other."""
+    return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
 
 
 def picture(image: Image.Image, caption: str, format: Literal["png", "jpeg"] = "jpeg") -> str:
