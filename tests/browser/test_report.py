@@ -140,8 +140,8 @@ def test_a_point_shows_its_value_under_the_pointer(browser: webdriver.Chrome) ->
     ActionChains(browser).move_to_element(point).perform()
     assert tip.is_displayed()
     assert point.get_attribute("data-tip") in tip.text.splitlines()
-    other = next(one for one in chart.find_elements(By.CLASS_NAME, "point") if one.get_attribute("data-name") not in
-                 tip.text)  # fmt: skip
+    points = chart.find_elements(By.CLASS_NAME, "point")
+    other = next(one for one in points if str(one.get_attribute("data-name")) not in tip.text)
     assert other.value_of_css_property("opacity") == "0.15"
     ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
     assert not tip.is_displayed()
