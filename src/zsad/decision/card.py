@@ -1,0 +1,165 @@
+"""The card: what was calibrated, on which model, and the refusal to serve another one."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zsad.decision.card_json import CardError, as_json, parse
+from zsad.decision.entry import ClassEntry, Decision
+
+MODEL_KEYS = (
+    "method", "options", "backbone", "backbone_weights", "learned_parameters", "references", "precision", "runtime",
+    "panel",
+)  # fmt: skip
+"""What decides a score, besides the protocol."""
+
+_WORDS = {
+    "backbone_weights": "backbone weights", "learned_parameters": "learned parameters (adapters)",
+    "references": "reference images", "panel": "panel",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """Calibrations of the classes of one model.
+
+    Args:
+        model: What decides a score, see :data:`MODEL_KEYS`; hashes where content matters.
+        protocol: How an image becomes the model's input.
+        classes: Class name -> what is known of it.
+        pooled: Whether the one entry serves every class; its promise then holds for the mixture only.
+        created: When, as ISO 8601 in UTC.
+        zsad: Version that wrote it.
+        licence_notice: Of the weights, where theirs asks for one.
+
+    Example:
+        >>> card = Card.load("nut.card.json")  # doctest: +SKIP
+        >>> card.p_value(0.71)  # doctest: +SKIP
+    """
+
+    model: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    classes: Mapping[str, ClassEntry]
+    pooled: bool = False
+    created: str = ""
+    zsad: str = ""
+    licence_notice: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise CardError("A card needs at least one class.")
+        if self.pooled and len(self.classes) > 1:
+            raise CardError(f"A pooled card has one entry for all classes, this one has {len(self.classes)}.")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Card":
+        """Return the card in a file; only JSON is read, of at most 16 MB, and every field is checked.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CardError: It is no card, or of a format that this version does not know.
+        """
+        return cls(**parse(Path(path)))
+
+    @classmethod
+    def of(cls, card: "Card | str | Path") -> "Card":
+        """Return a card, or the one in a file."""
+        return card if isinstance(card, Card) else cls.load(card)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the card as JSON, whole or not at all, and return the path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(self.to_json(), encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        return json.dumps(as_json(vars(self)), indent=1, allow_nan=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that stand for everything but the date and the version."""
+        content = as_json({**vars(self), "created": "", "zsad": ""})
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def entry(self, class_name: str | None = None) -> ClassEntry:
+        """Return what is known of a class; without a name, of the only one.
+
+        Raises:
+            CardError: The class is not in the card, or a name is needed.
+        """
+        if class_name is not None and class_name in self.classes:
+            return self.classes[class_name]
+        if self.pooled or (class_name is None and len(self.classes) == 1):
+            return next(iter(self.classes.values()))
+        known = ", ".join(map(repr, self.classes))
+        if class_name is None:
+            raise CardError(f"The card has several classes, say which one is meant: {known}.")
+        raise CardError(
+            f"The card has no class '{class_name}', only {known}: calibrate it with 'zsad calibrate ... --class-name "
+            f'"{class_name}" --add\', or score as one of those.'
+        )
+
+    def unseen(self, class_name: str) -> bool:
+        """Return whether a pooled card is asked about a class that it is not named after."""
+        return self.pooled and class_name not in self.classes
+
+    def decide(self, score: float, class_name: str | None = None, n_regions: int = 0) -> Decision:
+        """Return label, p-value, its bound and the alarm rate of a score.
+
+        Args:
+            score: Of the card's model.
+            class_name: Not needed if there is one class only.
+            n_regions: Regions found in the image, for the rule ``any``.
+        """
+        return self.entry(class_name).decide(score, n_regions)
+
+    def p_value(self, score: float, class_name: str | None = None) -> float:
+        """Return the share of normal images that score at least as high, this one counted among them."""
+        return self.decide(score, class_name).p_value
+
+    def require(self, model: Mapping[str, Any], protocol: Mapping[str, Any] | None = None) -> None:
+        """Refuse a model other than that of the card.
+
+        Args:
+            model: Keys as in :data:`MODEL_KEYS`; those that are absent are not compared.
+            protocol: Of the images; not compared if None.
+
+        Raises:
+            CardError: Something that decides a score differs; the message names both values.
+        """
+        own = json.loads(json.dumps(dict(model)))
+        for key in MODEL_KEYS:
+            if key in own and own[key] != self.model.get(key):
+                raise CardError(_differs(_WORDS.get(key, key), self.model.get(key), own[key]))
+        if protocol is not None:
+            given = json.loads(json.dumps(dict(protocol)))
+            for key in sorted({*given, *self.protocol}):
+                if given.get(key) != self.protocol.get(key):
+                    raise CardError(_differs(f"protocol ({key})", self.protocol.get(key), given.get(key)))
+
+    def overlap(self, digests: Iterable[str]) -> list[str]:
+        """Return those of the image digests that belong to calibration images of any class."""
+        own = {digest for entry in self.classes.values() for digest in entry.image_digests}
+        return sorted(own & set(digests))
+
+    def with_class(self, name: str, entry: ClassEntry) -> "Card":
+        """Return a card that knows one more class, or a class anew."""
+        return replace(self, classes={**self.classes, name: entry})
+
+
+def _differs(what: str, card: Any, own: Any) -> str:
+    return (
+        f"The card was made with {what} {card!r}, this model has {own!r}: their scores do not compare; "
+        f"load the card's model, or calibrate this one with 'zsad calibrate'."
+    )
