@@ -118,7 +118,9 @@ def test_packages_hand_on_and_define_nothing() -> None:
         assert not [one for one in ast.walk(tree) if isinstance(one, (ast.FunctionDef, ast.ClassDef))], path
 
 
-@pytest.mark.parametrize("statement", ["import zsad", "import zsad.synthetic", "import zsad.cli.main"])
+@pytest.mark.parametrize(
+    "statement", ["import zsad", "import zsad.synthetic", "import zsad.cli.main", "import zsad.decision"]
+)
 def test_cheap_imports_do_not_load_torch(statement: str) -> None:
     code = f"{statement}; import sys; print([m for m in ('torch', 'lightning', 'open_clip') if m in sys.modules])"
     assert (
