@@ -45,7 +45,7 @@ def test_metrics_are_those_of_scikit_learn(samples: list[SyntheticSample], outco
 
 
 def test_methods_see_what_the_predictor_sees(samples: list[SyntheticSample], outcomes: dict[str, demo.Outcome]) -> None:
-    model = load_model("maskclip", device="cpu")
+    model = load_model("maskclip", "zsad-mini", device="cpu")
     for number in (0, 13, 39):
         result = model.predict(samples[number].image, samples[number].class_name)
         assert outcomes["maskclip"].scores[number] == pytest.approx(result.pred_score, abs=1e-5)

@@ -74,8 +74,14 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
         (["score", "{tmp}", "--out", "{tmp}/out"], "No images under"),
         (["score", __file__, "--out", "{tmp}/out", "--method", "anvl"], "Unknown method 'anvl'. Did you mean 'anovl'"),
         (["score", __file__, "--out", "{tmp}/out", "--backbone", "ViT-X/none"], "Unknown backbone 'ViT-X/none'"),
-        (["score", __file__, "--out", "{tmp}/out", "--device", "tpu9"], "Device 'tpu9' cannot be used"),
-        (["score", __file__, "--out", "{tmp}/out", "--strict", "--method", "clip"], "Cannot read image"),
+        (
+            ["score", __file__, "--out", "{tmp}/out", "--device", "tpu9", "--backbone=zsad-mini"],
+            "Device 'tpu9' cannot be used",
+        ),
+        (
+            ["score", __file__, "--out", "{tmp}/out", "--strict", "--method", "clip", "--backbone=zsad-mini"],
+            "Cannot read image",
+        ),
         (["score", __file__, "--out", "{tmp}/out", "--method", "coop"], "CoOp learns parameters, and no checkpoint"),
         (["demo", "--images", "0", "--out", "{tmp}"], "n must be at least 1"),
         (
@@ -188,7 +194,7 @@ def test_printed_metrics_are_those_of_the_predictor(
     assert cli.main(arguments) == 0
     printed = float(_cells(capsys.readouterr().out, "bottle")[2])
     trained = hasattr(get_method(name), "training_stages")
-    model = load_model(name, checkpoint="untrained" if trained else None, device="cpu")
+    model = load_model(name, "zsad-mini", "untrained" if trained else None, device="cpu")
     paths = sorted((mvtec / "bottle" / "test").rglob("*.png"))
     scores = [result.pred_score for result in model.predict(paths, "bottle")]
     assert printed == pytest.approx(
@@ -233,7 +239,7 @@ def test_predict_writes_scores_and_maps_of_the_predictor(mvtec: Path, tmp_path: 
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 8
     assert {row["class_name"] for row in rows} == {"bottle", "screw"}
-    model = load_model("maskclip", device="cpu")
+    model = load_model("maskclip", "zsad-mini", device="cpu")
     for row in rows[::3]:
         result = model.predict(row["path"], row["class_name"], size="model")
         assert row["score"] == pytest.approx(result.pred_score, abs=1e-5)

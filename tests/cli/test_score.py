@@ -41,7 +41,21 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def run(pictures: Path, out: Path, *more: str) -> list[dict[str, str]]:
     assert (
-        main([str(pictures), "--method", "clip", "--class-name", "gear", "--out", str(out), "--device", "cpu", *more])
+        main(
+            [
+                str(pictures),
+                "--method",
+                "clip",
+                "--backbone=zsad-mini",
+                "--class-name",
+                "gear",
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+                *more,
+            ]
+        )
         == 0
     )
     return rows_of(out)
@@ -53,7 +67,7 @@ def test_one_row_per_image_in_order_with_the_predictors_score(pictures: Path, tm
     assert [row["path"] for row in rows] == [str(path) for path in paths]
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [line["score"] for line in lines] == [float(row["score"]) for row in rows]
-    expected = [result.pred_score for result in load_model("clip", device="cpu").predict(paths, "gear")]
+    expected = [result.pred_score for result in load_model("clip", "zsad-mini", device="cpu").predict(paths, "gear")]
     assert [line["score"] for line in lines] == pytest.approx(expected, abs=1e-5)
     assert {row["label"] for row in rows} == {row["error"] for row in rows} == {""}
 
@@ -61,7 +75,7 @@ def test_one_row_per_image_in_order_with_the_predictors_score(pictures: Path, tm
 def test_heat_maps_are_those_of_the_predictor(pictures: Path, tmp_path: Path) -> None:
     rows = run(pictures, tmp_path / "out", "--overlay-size", "48")
     assert len(list((tmp_path / "out" / "overlays").rglob("*.jpg"))) == COUNT
-    result = load_model("clip", device="cpu").predict(rows[3]["path"], "gear", size=48)
+    result = load_model("clip", "zsad-mini", device="cpu").predict(rows[3]["path"], "gear", size=48)
     expected = Image.open(result.save(tmp_path / "expected.jpg"))
     found = Image.open(overlay_path(tmp_path / "out", rows[3]["path"]))
     assert found.size == (48, 48)
@@ -130,7 +144,18 @@ def test_strict_stops_at_the_first_broken_file_and_keeps_the_rows_before(picture
 
 
 def test_killed_run_started_again_gives_the_rows_of_an_undisturbed_one(pictures: Path, tmp_path: Path) -> None:
-    arguments = [str(pictures), "--method", "anovl", "--class-name", "gear", "--batch-size", "2", "--device", "cpu"]
+    arguments = [
+        str(pictures),
+        "--method",
+        "anovl",
+        "--backbone=zsad-mini",
+        "--class-name",
+        "gear",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+    ]
     command = [
         sys.executable,
         "-c",
@@ -263,6 +288,7 @@ def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
 
 def test_explanations_go_into_the_json_lines(pictures: Path, tmp_path: Path) -> None:
     arguments = [str(pictures), "--class-name", "gear", "--device", "cpu", "--no-overlays", "--explain"]
+    arguments += ["--backbone", "zsad-mini"]
     assert main([*arguments, "--method", "alfa", "--out", str(tmp_path / "a")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "a" / "scores.jsonl").read_text().splitlines()]
     for row in rows:

@@ -110,3 +110,23 @@ def test_no_network_is_one_clear_error(quick_gelu: bool, small_model: str, monke
         rf".*backbone='{small_model}/<file>'",
     ):
         load_clip(f"{small_model}/tag")
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "ZSAD_OFFLINE"])
+def test_offline_mode_opens_no_connection_and_names_three_ways_out(
+    variable: str, small_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, small_model, {"tag": {"url": "https://localhost/weights.pt"}})
+    monkeypatch.setenv(variable, "1")
+
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket", forbidden)
+    monkeypatch.setattr("socket.getaddrinfo", forbidden)
+    with pytest.raises(
+        WeightsError,
+        match=rf"offline mode is on, {variable}\)\. Three ways out: connect to the network once; or copy .*"
+        rf"backbone='{small_model}/<file>'; or, for a trial on synthetic images, .*--backbone zsad-mini\)\.",
+    ):
+        load_clip(f"{small_model}/tag")

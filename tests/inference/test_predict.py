@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model() -> Predictor:
-    return load_model("clip", device="cpu", batch_size=4)
+    return load_model("clip", "zsad-mini", device="cpu", batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def paths(folder: Path) -> list[Path]:
 def test_three_lines_as_in_the_readme(paths: list[Path]) -> None:
     from zsad import load_model
 
-    result = load_model("clipac").predict(paths[0], class_name="cork")
+    result = load_model("clipac", "zsad-mini").predict(paths[0], class_name="cork")
     assert 0 <= result.pred_score <= 1
     assert result.anomaly_map.shape == (96, 96)
 
@@ -140,7 +140,7 @@ def test_a_stream_is_read_no_further_than_needed(model: Predictor, paths: list[P
 def test_same_image_same_score_whatever_batch_order_workers_or_trainer(
     name: str, folder: Path, paths: list[Path]
 ) -> None:
-    single = load_model(name, device="cpu", batch_size=1)
+    single = load_model(name, "zsad-mini", device="cpu", batch_size=1)
     expected = {r.image_path: r for r in single.predict(paths, "object", size="model")}
     eight = Predictor(single.method, "cpu", batch_size=8)
     shuffled = [paths[i] for i in (7, 2, 9, 4, 0, 5, 1, 8, 3, 6)]
@@ -316,7 +316,7 @@ def test_checkpoint_brings_back_options_backbone_and_parameters(
     back = load_model("learned", checkpoint=target, device="cpu")
     assert back.method.sigma == 2.0
     assert back.method.clip.name == "zsad-mini"
-    plain = load_model("clip", device="cpu", sigma=2.0)
+    plain = load_model("clip", "zsad-mini", device="cpu", sigma=2.0)
     assert back.predict(paths[0]).pred_score == pytest.approx(3 + plain.predict(paths[0]).pred_score, abs=1e-5)
     assert load_model("learned", checkpoint=target, device="cpu", sigma=1.0).method.sigma == 1.0
 
@@ -327,7 +327,7 @@ def test_trained_method_without_a_checkpoint_must_be_asked_for(monkeypatch: pyte
         ValueError, match=r"Learned learns parameters, and no checkpoint is given.*checkpoint='untrained'"
     ):
         load_model("learned")
-    assert isinstance(load_model("learned", checkpoint="untrained").method, Learned)
+    assert isinstance(load_model("learned", "zsad-mini", checkpoint="untrained").method, Learned)
 
 
 def test_checkpoint_of_another_method_or_of_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -365,17 +365,29 @@ def test_published_backbone_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_model("clip", backbone="published").method.clip.name == "zsad-mini"
 
 
+def test_the_published_backbone_is_the_default_and_the_embedded_one_is_never_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ZSAD_OFFLINE", "1")
+    monkeypatch.setattr("zsad.clip.loading.cached_weights", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="Weights 'laion400m_e32' of ViT-B-16-plus-240 are not in the cache"):
+        load_model("anovl")
+    monkeypatch.undo()
+    monkeypatch.setattr(get_method("clip"), "published_backbone", "zsad-mini")
+    assert load_model("clip").method.clip.name == "zsad-mini"
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Unknown method 'clpi'\. Did you mean 'clip'"):
         load_model("clpi")
     with pytest.raises(TypeError, match=r"CLIP cannot be made with \['sugar'\]"):
         load_model("clip", sugar=1)
     with pytest.raises(ValueError, match=r"batch_size must be at least 1, got 0"):
-        load_model("clip", batch_size=0)
+        load_model("clip", "zsad-mini", batch_size=0)
     with pytest.raises(ValueError, match=r"Device 'tpu9' cannot be used"):
         find_device("tpu9")
     with pytest.raises(ValueError, match=r"num_workers must be at least 0, got -1"):
-        next(load_model("clip").batches([], num_workers=-1))
+        next(load_model("clip", "zsad-mini").batches([], num_workers=-1))
 
 
 def test_auto_device_is_the_first_accelerator() -> None:

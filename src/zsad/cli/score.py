@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--class-name", default="object", help="what the images show, in plain words (default: 'object')")
     made.add_argument(
         "--backbone",
-        help="'published' for the paper's, '<open_clip model>/<tag, file or random>', or 'zsad-mini' (default; "
-        "embedded, knows synthetic images only)",
+        help="'<open_clip model>/<tag, file or random>', or 'zsad-mini' (embedded, knows synthetic images only); "
+        "default: the checkpoint's, else the method's published one, downloaded on first use",
     )
     made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")
     made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     if model.method.clip.name == MINI:
         console.print(
             "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
-            "Take --backbone published for real work.[/yellow]"
+            "Leave out --backbone for real work.[/yellow]"
         )
     summary = Summary()
     with RowWriter(args.out, _settings(args, model), args.batch_size, args.fresh) as writer, _progress(console) as bar:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zsad.clip.backbone import Clip, Position
+from zsad.weights.places import offline_reason
 
 Activation = Literal["gelu", "quick_gelu"]
 
@@ -76,6 +77,8 @@ def load_clip(name: str, position: Position = "bicubic", activation: Activation 
     if source in tags:
         if activation is None:
             _check_activation(model_name, source, bool(config.get("quick_gelu", False)))
+        if cached_weights(name) is None and (why := offline_reason()):
+            raise _missing(model_name, source, f"offline mode is on, {why}")
         if cached_weights(name) is None and (host := _unreachable(model_name, source)):
             raise _missing(model_name, source, f"no network: {host} cannot be resolved")
         return Clip(_create(model_name, source, overrides), name, position)
@@ -168,8 +171,9 @@ def _missing(model_name: str, tag: str, reason: str) -> WeightsError:
     folders = " or ".join(str(folder) for folder in cache_folders())
     return WeightsError(
         f"Weights '{tag}' of {model_name} are not in the cache ({folders}) and could not be downloaded ({reason}). "
-        f"Either connect to the network once, or copy the weights file here and give its path: "
-        f"backbone='{model_name}/<file>'. (backbone='{MINI}' works offline, on synthetic images only.)"
+        f"Three ways out: connect to the network once; or copy the weights file here and give its path, "
+        f"backbone='{model_name}/<file>'; or, for a trial on synthetic images, take backbone='{MINI}' (in the shell: "
+        f"--backbone {MINI})."
     )
 
 

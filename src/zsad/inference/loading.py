@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from zsad.clip import Clip
-from zsad.clip.loading import MINI
 from zsad.inference.predictor import Predictor
 from zsad.methods import CheckpointError, Method, get_method
 from zsad.methods.trained import read_weights
@@ -34,9 +33,10 @@ def load_model(
 
     Args:
         name: Name of the method, see :func:`zsad.methods.list_methods`; case does not matter.
-        backbone: Name for :func:`zsad.clip.load_clip`, or a loaded one. ``"published"`` is the paper's. None is the
-            checkpoint's or, without one, the embedded ``"zsad-mini"``, which works offline and knows synthetic images
-            only: its scores say nothing about real ones.
+        backbone: Name for :func:`zsad.clip.load_clip`, or a loaded one. None is the checkpoint's or, without
+            one, the paper's, which open_clip downloads on first use and finds in its cache afterwards; ``"published"``
+            is the paper's in any case. ``"zsad-mini"`` is embedded and knows synthetic images only: its scores say
+            nothing about real ones.
         checkpoint: Learned parameters: a checkpoint of ``zsad fit``, a file of ``save_weights``, or the file that the
             paper's authors released. Trained methods need one; ``"untrained"`` asks by name to go without.
         device: ``"auto"`` for the first accelerator, or a torch device.
@@ -68,7 +68,7 @@ def load_model(
         backbone = kind.published_backbone
     try:
         if checkpoint is None:
-            method = kind(backbone=backbone or MINI, **options)
+            method = kind(backbone=backbone or kind.published_backbone, **options)
         else:
             method = _restore(kind, checkpoint, backbone, options)
     except TypeError as error:
@@ -87,7 +87,7 @@ def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, opt
     # Lightning's command line adds notes of its own, with an underscore in front
     stored = {name: value for name, value in saved.get("hyper_parameters", {}).items() if not name.startswith("_")}
     known = stored.pop("backbone", None)
-    method: Method = kind(backbone=backbone or known or MINI, **{**stored, **options})
+    method: Method = kind(backbone=backbone or known or kind.published_backbone, **{**stored, **options})
     method.on_load_checkpoint(saved)
     method.load_state_dict(saved["state_dict"])
     return method
