@@ -22,6 +22,7 @@ MINIMAL = {"source": "test", "states": {"normal": ["good {}"], "anomalous": ["ba
         ("winclip_22", 154, 88),
         ("vand", 245, 175),
         ("anovl", 462, 462),
+        ("adaclip", 28, 20),
     ],
 )
 def test_number_of_prompts_per_class(name: str, normal: int, anomalous: int) -> None:
@@ -36,6 +37,17 @@ def test_anovl_prompts_are_the_released_ones() -> None:
     assert hashes == [
         "d93f88b425c0727065977caedaa6362b0e1015d94f53df8bf8df45dd91f1f85b",
         "2ee228c7b30cb1cba8df6101d8410933aed96d010ffeb5cc9bfcf37fba09838e",
+    ]
+
+
+def test_adaclip_prompts_are_the_released_ones_and_hyphens_become_spaces() -> None:
+    normal, anomalous = load_prompts("adaclip").compose("Metal_pcb-1", "hyphen_to_space")
+    assert normal[:2] == ["a bad photo of a Metal_pcb 1.", "a low resolution photo of the Metal_pcb 1."]
+    assert anomalous[-1] == "a cropped photo of the Metal_pcb 1 with damage."
+    sides = load_prompts("adaclip").compose("bottle")
+    assert [hashlib.sha256("\n".join(side).encode()).hexdigest()[:16] for side in sides] == [
+        "75609eebef816113",
+        "c0ab79ccf374342b",
     ]
 
 

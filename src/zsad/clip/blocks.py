@@ -120,7 +120,8 @@ def deep_prompts(prompts: Sequence[Tensor], mask: Tensor | None) -> Step:
     """Return the step that overwrites tokens 1..m before block 2 with ``prompts[0]``, block 3 with ``prompts[1]``, ...
 
     Args:
-        prompts: Learnable tokens, each (m, width); they replace, never lengthen, the sequence (AnomalyCLIP section 3).
+        prompts: Learnable tokens, each (m, width), or (rows, m, width) for a text tower that depends on the image
+            (AdaCLIP); they replace, never lengthen, the sequence (AnomalyCLIP section 3).
         mask: Causal mask of the text tower.
     """
 
@@ -129,6 +130,25 @@ def deep_prompts(prompts: Sequence[Tensor], mask: Tensor | None) -> Step:
             new = prompts[number - 2].expand(len(x), -1, -1)
             x = torch.cat([x[:, :1], new.to(x.dtype), x[:, 1 + new.shape[1] :]], dim=1)
         return block(x, attn_mask=mask)
+
+    return step
+
+
+def append_prompts(prompts: Sequence[Tensor]) -> Step:
+    """Return the step that puts tokens at the end before block 1, and others in their place before blocks 2, 3, ...
+
+    After the last of them the tokens stay in the sequence as they are. They have no position, so that their place does
+    not matter. Source: AdaCLIP, image tower.
+
+    Args:
+        prompts: Tokens before block 1, before block 2 and so on, each (m, width) or (batch, m, width); all of one m.
+    """
+
+    def step(number: int, block: nn.Module, x: Tensor) -> Tensor:
+        if number <= len(prompts):
+            new = prompts[number - 1].to(x.dtype).expand(len(x), -1, -1)
+            x = torch.cat([x if number == 1 else x[:, : -new.shape[1]], new], dim=1)
+        return block(x)
 
     return step
 

@@ -3,6 +3,7 @@
 import difflib
 
 from zsad.methods.aaclip.method import AACLIP
+from zsad.methods.adaclip.method import AdaCLIP
 from zsad.methods.alfa.method import ALFA
 from zsad.methods.anomalyclip import AnomalyCLIP
 from zsad.methods.anovl.method import AnoVL
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "alfa": ALFA,
     "aaclip": AACLIP,
     "visualad": VisualAD,
+    "adaclip": AdaCLIP,
     "transmm": TransMM,
 }
 """Name -> class, in the order of the tables."""
@@ -39,6 +41,7 @@ __all__ = [
     "CLIPAC",
     "METHODS",
     "VAND",
+    "AdaCLIP",
     "AnoVL",
     "AnomalyCLIP",
     "CheckpointError",

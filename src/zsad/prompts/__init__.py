@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-ClassWords = Literal["readable", "raw"]
+ClassWords = Literal["readable", "raw", "hyphen_to_space"]
 STATES = ("normal", "anomalous")
 
 
@@ -48,8 +48,16 @@ class Prompts:
             raise ValueError(f"Prompt groups name unknown domains {sorted(unknown)}; known: {sorted(self.domains)}.")
 
     def word(self, class_name: str, words: ClassWords = "raw") -> str:
-        """Return what stands for the class in a prompt; ``"readable"`` turns ``metal_nut`` into ``metal nut``."""
+        """Return what stands for the class in a prompt.
+
+        Args:
+            class_name: Raw name of the class.
+            words: ``"readable"`` turns ``metal_nut`` into ``metal nut``, ``"hyphen_to_space"`` turns ``pcb-1`` into
+                ``pcb 1`` and leaves underscores (AdaCLIP), ``"raw"`` leaves all.
+        """
         word = self.class_aliases.get(class_name, class_name)
+        if words == "hyphen_to_space":
+            return word.replace("-", " ")
         return " ".join(word.replace("_", " ").split()) if words == "readable" else word
 
     def domain_templates(self, class_name: str, domains: Sequence[str] | None = None) -> list[str]:
