@@ -23,7 +23,8 @@ from zsad.clip import Clip
 from zsad.functional.windows import window_indices
 from zsad.llm import OfflineError
 from zsad.methods import ALFA
-from zsad.methods.alfa.method import align, prototypes, select_prompts
+from zsad.methods.alfa.aligner import align
+from zsad.methods.alfa.selection import prototypes, select_prompts
 
 __all__ = ["server"]  # the fixture
 

@@ -15,7 +15,9 @@ from tests.parity.outcome import Outcome
 from tests.parity.runner import Load, compare
 from zsad.functional.maps import smooth, upsample
 from zsad.functional.windows import FLOOR, cover, harmonic_mean, window_indices, window_map
-from zsad.methods.alfa.method import ALFA, Selection, align, prototypes, select_prompts
+from zsad.methods.alfa.aligner import align
+from zsad.methods.alfa.method import ALFA
+from zsad.methods.alfa.selection import Selection, prototypes, select_prompts
 from zsad.types import Context
 
 SIDES = ("normal", "abnormal")

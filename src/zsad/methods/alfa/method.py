@@ -1,6 +1,5 @@
 """ALFA: prompts from a language model, chosen for each image and aligned with each window."""
 
-import json
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,47 +7,21 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.blocks import value
 from zsad.functional.maps import probability, to_grid, upsample
 from zsad.functional.windows import harmonic_mean, window_indices, window_map, window_tokens
 from zsad.llm import LLM, AnswerCache, CacheMode, llm_config, load_llm
-from zsad.methods.alfa.prompts import ClassPrompts, PromptWriter, load_alfa_prompts
-from zsad.methods.base import Method
+from zsad.methods.alfa.aligner import Prior, align
+from zsad.methods.alfa.prompts import PromptWriter, load_alfa_prompts
+from zsad.methods.alfa.selection import Fallback, Prototype, Selection, prototypes, select_prompts
+from zsad.methods.alfa.words import Words
 from zsad.methods.winclip import class_token_only
-from zsad.types import Batch, Context, ImageProtocol, Prediction
+from zsad.types import Context, ImageProtocol, Prediction
 
-Fallback = Literal["both", "side"]
-Prior = Literal["identity", "zero"]
-Prototype = Literal["mean-renormalised", "mean"]
 ImageScore = Literal["both", "global", "map"]
-
-
-class Selection(NamedTuple):
-    """Which prompts speak about an image; row 0 normal, row 1 abnormal. Padding has delta 0 and is never kept."""
-
-    delta: Tensor
-    """(batch, 2, prompts) distance of each similarity to the interval of the other side."""
-    score: Tensor
-    """(batch, 2, prompts) contextual score in [0, 1)."""
-    keep: Tensor
-    """(batch, 2, prompts) bool, delta > 0."""
-    used: Tensor
-    """(batch, 2, prompts) bool, what is left to use after the fallback for empty sides."""
-
-
-class Explanation(NamedTuple):
-    """One descriptor of what may be wrong with an image."""
-
-    descriptor: str
-    """For example "cracked glass"."""
-    cosine: float
-    """Similarity of the image and the descriptor's sentence."""
-    log_prob: float
-    """Logarithm of its share among all descriptors of the class."""
 
 
 class Look(NamedTuple):
@@ -75,74 +48,7 @@ class Window(NamedTuple):
     """(batch, windows) probability of "abnormal"."""
 
 
-def select_prompts(similarity: Tensor, valid: Tensor, k: float = 1.0, empty: Fallback = "both") -> Selection:
-    """Return which prompts tell normal from abnormal for each image (section 3.2, equations 2 to 4).
-
-    A prompt is kept if its similarity lies outside the interval that the other side's similarities span. The score is
-    tanh(k delta / 2): equation 4 as printed never falls below one half, so nothing would be dropped.
-
-    Args:
-        similarity: Cosines of image and prompts, (batch, 2, prompts): normal, abnormal.
-        valid: False on padding, same shape.
-        k: Slope of the score; it changes no selection.
-        empty: Where no prompt of a side is kept: ``"both"`` uses all prompts of both sides, ``"side"`` all of its own.
-    """
-    similarity = similarity.float()
-    low = similarity.masked_fill(~valid, torch.inf).amin(dim=-1, keepdim=True)
-    high = similarity.masked_fill(~valid, -torch.inf).amax(dim=-1, keepdim=True)
-    own, other = (
-        torch.maximum(lo - similarity, similarity - hi).clamp_min(0)
-        for lo, hi in ((low, high), (low.flip(1), high.flip(1)))
-    )
-    delta = (other - own).abs().masked_fill(~valid, 0)
-    keep = delta > 0
-    lost = ~keep.any(dim=-1, keepdim=True)
-    if empty == "both":
-        lost = lost.any(dim=1, keepdim=True)
-    return Selection(delta, torch.tanh(k * delta / 2), keep, torch.where(lost, valid, keep))
-
-
-def prototypes(text: Tensor, used: Tensor, renormalise: bool = True) -> Tensor:
-    """Return the mean of the prompts in use per image and side, (batch, 2, dim), of unit length if ``renormalise``.
-
-    Args:
-        text: Prompt embeddings, (batch, 2, prompts, dim).
-        used: Which of them count, (batch, 2, prompts) bool.
-        renormalise: Whether to give the means unit length.
-    """
-    weight = used.to(text.dtype)
-    # a side without prompts (one-class design) gives zeros
-    mean = torch.einsum("bsn,bsnd->bsd", weight, text) / weight.sum(dim=-1, keepdim=True).clamp_min(1)
-    return F.normalize(mean, dim=-1) if renormalise else mean
-
-
-def align(prompts: Tensor, values: Tensor, local: Tensor, ridge: float = 0.1, prior: Prior = "identity") -> Tensor:
-    """Return the prompts as each window sees them, (..., windows, 2, dim), not normalised (section 3.3).
-
-    The linear map W of a window takes each of its global value tokens g to the local one l: it minimises
-    sum |W g - l|^2 + ridge |W - W0|^2, W0 the identity or zero. W itself is never formed: all comes from the Gram
-    matrix of the window's few tokens.
-
-    Args:
-        prompts: Prototypes, (..., 2, dim).
-        values: Global value tokens at each window's positions, (..., windows, tokens, dim).
-        local: Value tokens of each window's own pass, same shape.
-        ridge: Weight of the prior; a great one turns the aligner off (identity). Near 0, W g = l holds exactly, which
-            needs linearly independent tokens.
-        prior: W0.
-    """
-    with torch.autocast(prompts.device.type, enabled=False):
-        # neighbouring tokens are nearly parallel: with a small ridge float32 loses the fifth digit
-        dtype = torch.float64 if ridge < 0.01 else torch.float32
-        g, target, f = values.to(dtype), local.to(dtype), prompts.to(dtype).unsqueeze(-3)
-        gram = g @ g.mT + ridge * torch.eye(g.shape[-2], dtype=dtype, device=g.device)
-        # cholesky_ex: an image of NaNs gives a map of NaNs, not the loss of its whole batch
-        alpha = torch.cholesky_solve(g @ f.mT, torch.linalg.cholesky_ex(gram).L)  # (..., windows, tokens, 2)
-        aligned = f + alpha.mT @ (target - g) if prior == "identity" else alpha.mT @ target
-        return aligned.float()
-
-
-class ALFA(Method):
+class ALFA(Words):
     """Choose prompts for each image, align them with each window, and average the windows' scores harmonically.
 
     Paper: Zhu et al., "Do LLMs Understand Visual Anomalies?" (ACM MM 2024, arXiv 2404.09654). Training-free. No code
@@ -276,46 +182,11 @@ class ALFA(Method):
         self._chosen: Tensor | None = None
         self._counts: dict[str, Tensor] = {}
 
-    # ---- text
-
-    def class_prompts(self, class_name: str) -> ClassPrompts:
-        """Return the prompts of a class as text, normal and abnormal: templates, then sentences."""
-        if self.one_class:
-            return ClassPrompts([self.writer.one_class(class_name)], [])
-        return self.writer.write(class_name)
-
-    def text_features(self, class_names: Sequence[str]) -> Tensor:
-        """Return all candidate prompts of each class, (classes, 2 * n, dim) of unit length or zero.
-
-        The first n rows are normal, the others abnormal; n is the longest side of these classes, and what a shorter
-        one lacks is filled with zeros, which no prompt's embedding is.
-        """
-        return _stack(self._banks(class_names))
-
-    def text(self, class_names: Sequence[str]) -> Tensor:
-        """Return the candidate prompts of each image's class as :meth:`text_features` has them, (batch, 2 * n, dim)."""
-        unique = list(dict.fromkeys(class_names))
-        if missing := [name for name in unique if name not in self._text]:
-            self._text.update(zip(missing, self._banks(missing), strict=True))
-        return _stack([self._text[name] for name in unique])[[unique.index(name) for name in class_names]]
-
-    def _banks(self, class_names: Sequence[str]) -> list[Tensor]:
-        """Return the prompts of each class, (2, n, dim) with n of its own; one encoder call."""
-        sides = [side for name in class_names for side in self.class_prompts(name)]
-        parts = self._embed([text for side in sides for text in side]).split([len(side) for side in sides])
-        return [pad_sequence([*pair], batch_first=True) for pair in zip(parts[::2], parts[1::2], strict=True)]
-
-    def forget_text(self) -> None:
-        """Drop cached embeddings; the prompts themselves are kept, so that the language model is not asked again."""
-        super().forget_text()
-        self._descriptors = {}
-        self._seen = None
-
-    def _embed(self, texts: Sequence[str]) -> Tensor:
-        with torch.no_grad():
-            return F.normalize(self.clip.encode_prompts(texts).float(), dim=-1)
-
     # ---- images
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return the unit embeddings of whole images, (batch, dim)."""
+        return self.look(self.clip.embed_image(image, ln_pre=False)).embedding
 
     def look(self, tokens: Tensor, patches: bool = False) -> Look:
         """Return what the image tower makes of token sequences.
@@ -471,120 +342,3 @@ class ALFA(Method):
             distance = self.memory.distance(f"scale{scale}", embedding, class_names) / 2
             maps[f"scale{scale}"] = window_map(distance, grid, scale)
         return maps
-
-    # ---- explanations
-
-    @torch.no_grad()
-    def explain(self, image: Tensor, class_names: Sequence[str], top_k: int = 5) -> list[list[Explanation]]:
-        """Return for each image the descriptors that fit it best, the best first; scores do not use them.
-
-        The same tensor right after :meth:`forward` is not encoded again.
-
-        Args:
-            image: Images normalised as :attr:`protocol` says, (batch, 3, height, width).
-            class_names: Class of each image.
-            top_k: How many at most.
-
-        Raises:
-            ValueError: If the numbers of images and classes differ, or ``top_k`` is less than 1.
-        """
-        if len(class_names) != len(image):
-            raise ValueError(
-                f"Expected one class name per image, got {len(class_names)} names for {len(image)} images."
-            )
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1 descriptor, got {top_k}.")
-        if self._seen is not None and self._seen[0]() is image and self._seen[1] == _version(image):
-            embedding = self._seen[2]
-        else:
-            embedding = self.look(self.clip.embed_image(image, ln_pre=False)).embedding
-        explanations: list[list[Explanation]] = [[] for _ in class_names]
-        for name in dict.fromkeys(class_names):
-            rows = [row for row, other in enumerate(class_names) if other == name]
-            texts = self.writer.describe(name)
-            if name not in self._descriptors:
-                phrase = self.writer.word(name).phrase
-                self._descriptors[name] = self._embed([f"An image of {phrase} with {text}" for text in texts])
-            cosines = embedding[rows] @ self._descriptors[name].T
-            shares = (cosines / self.temperature).log_softmax(dim=-1)
-            for row, order in zip(rows, cosines.topk(min(top_k, len(texts))).indices.tolist(), strict=True):
-                at = rows.index(row)
-                explanations[row] = [
-                    Explanation(texts[column], cosines[at, column].item(), shares[at, column].item())
-                    for column in order
-                ]
-        return explanations
-
-    def _remember(self, image: Tensor, embedding: Tensor) -> None:
-        if not torch.compiler.is_compiling():
-            self._seen = (weakref.ref(image), _version(image), embedding.detach())
-
-    # ---- Lightning
-
-    def _start(self) -> None:
-        super()._start()
-        self._counts.clear()
-        self._take_names()
-
-    def on_predict_epoch_start(self) -> None:
-        """Forget cached text, take over the benchmark's readable names."""
-        super().on_predict_epoch_start()
-        self._take_names()
-
-    def _take_names(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        suggested = getattr(getattr(data, "facts", None), "readable", {})
-        wanted = {name: word for name, word in getattr(data, "prompt_names", {}).items() if word != name}
-        self.writer.readable = {**suggested, **wanted, **self.readable}
-
-    def _count(self, chosen: Selection) -> None:
-        """Keep the kept counts and whether a side was empty, (batch, 3), for the log."""
-        if not torch.compiler.is_compiling():
-            kept = chosen.keep.sum(dim=-1)
-            self._chosen = torch.cat([kept, (kept == 0).any(dim=-1, keepdim=True)], dim=1).float()
-
-    def _evaluate(self, batch: Batch) -> None:
-        super()._evaluate(batch)
-        if self._chosen is None:
-            return
-        for name, row in zip(batch["class_name"], self._chosen, strict=True):
-            entry = torch.cat([row, row.new_ones(1)])
-            self._counts[name] = self._counts[name] + entry if name in self._counts else entry
-
-    def _log_results(self, prefix: str) -> None:
-        super()._log_results(prefix)
-        parts: list[Any] = [{name: entry.cpu() for name, entry in self._counts.items()}]
-        if distributed.is_available() and distributed.is_initialized():
-            parts = [None] * distributed.get_world_size()
-            distributed.all_gather_object(parts, {name: entry.cpu() for name, entry in self._counts.items()})
-        counts: dict[str, Tensor] = {}
-        for part in parts:
-            for name, entry in part.items():
-                counts[name] = counts[name] + entry if name in counts else entry
-        if self.use_scoring and counts:
-            total = torch.stack(list(counts.values())).sum(dim=0)
-            self.log("alfa/fallback_rate", total[2] / total[3])
-            for name, entry in sorted(counts.items()):
-                self.log(f"alfa/kept_normal/{name}", entry[0] / entry[3])
-                self.log(f"alfa/kept_abnormal/{name}", entry[1] / entry[3])
-        self._write_prompts()
-
-    def _write_prompts(self) -> None:
-        """Put the prompts in use beside the logger's files."""
-        written = self.writer.written()
-        if not (self.trainer.is_global_zero and self.trainer.loggers and self.trainer.log_dir and written):
-            return
-        content = {"llm": self.hparams["llm"], "prompts": {name: one._asdict() for name, one in written.items()}}
-        path = Path(self.trainer.log_dir) / "alfa_prompts.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def _stack(banks: Sequence[Tensor]) -> Tensor:
-    """Return banks (2, n, dim) of different n as one tensor, (banks, 2 * n, dim)."""
-    return pad_sequence([bank.transpose(0, 1) for bank in banks], batch_first=True).transpose(1, 2).flatten(1, 2)
-
-
-def _version(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; inference tensors do not count it."""
-    return -1 if tensor.is_inference() else tensor._version
