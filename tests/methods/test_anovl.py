@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from zsad.clip import Clip
 from zsad.methods.anovl.adaptation import Adaptation, Recipe
-from zsad.methods.anovl.method import AnoVL, merge_tiles, square_tiles
+from zsad.methods.anovl.method import AnoVL
+from zsad.methods.anovl.tiles import merge_tiles, square_tiles
 from zsad.types import Prediction
 
 NAMES = ["screw", "carpet", "screw", "screw"]

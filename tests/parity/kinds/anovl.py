@@ -19,7 +19,9 @@ from tests.parity.runner import Load, compare
 from zsad.clip.blocks import TwoPath, two_path
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.anovl.adaptation import MIX, Adaptation
-from zsad.methods.anovl.method import AnoVL, choose_prompts, square_tiles
+from zsad.methods.anovl.method import AnoVL
+from zsad.methods.anovl.options import choose_prompts
+from zsad.methods.anovl.tiles import square_tiles
 from zsad.methods.anovl.views import augmented_views
 from zsad.methods.prototypes import encode_sides
 from zsad.prompts import load_prompts

@@ -13,36 +13,13 @@ from zsad.clip import Clip
 from zsad.clip.blocks import SideAttention, TwoPath, two_path
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.anovl.adaptation import Activation, OptimizerState, PseudoLoss, Recipe, train
+from zsad.methods.anovl.options import VARIANTS, choose_prompts, one_of
+from zsad.methods.anovl.tiles import TilePixels, merge_tiles, square_tiles
 from zsad.methods.anovl.views import augmented_views
 from zsad.methods.base import Method
 from zsad.methods.prototypes import average, encode_sides
-from zsad.prompts import ClassWords, Prompts, load_prompts
+from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Context, ImageProtocol, Prediction
-
-_DOMAINS: dict[str, list[str] | None] = {"full": None, "states": ["generic"], "base": ["generic"]}
-_BASE_STATES = {"normal": ["normal {}"], "anomalous": ["abnormal {}"]}
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "released": {
-        "vv_input": "stream",
-        "views": "22",
-        "activation": "tanh",
-        "bias": True,
-        "adapter_init": "random",
-        "noise_at": "input",
-        "pseudo_loss": "entropy",
-    },
-    "paper": {
-        "vv_input": "self",
-        "views": "none",
-        "activation": "softmax",
-        "bias": False,
-        "adapter_init": "text",
-        "noise_at": "output",
-        "pseudo_loss": "tfa",
-    },
-}
-"""What the released code does and what the paper says, where they differ: defaults of the options of these names."""
 
 
 class AnoVL(Method):
@@ -133,7 +110,7 @@ class AnoVL(Method):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        _one_of("variant", variant, VARIANTS)
+        one_of("variant", variant, VARIANTS)
         preset = VARIANTS[variant] | ({"views": "tiles"} if tiling else {})
         if adapter == "linear":  # no prompts in it, so neither their activation nor their values as first weights
             preset |= {"activation": "none", "adapter_init": "random"}
@@ -141,13 +118,13 @@ class AnoVL(Method):
         self.views = views or preset["views"]
         self.adapter_init = adapter_init or preset["adapter_init"]
         self.loss_at = loss_at or ("pixel" if tiling else "patch")
-        _one_of("tokens", tokens, ("vv", "qkv", "v"))
-        _one_of("vv_input", self.vv_input, ("stream", "self"))
-        _one_of("views", self.views, ("22", "tiles", "none"))
-        _one_of("adapter", adapter, ("none", "text", "linear"))
-        _one_of("adapter_init", self.adapter_init, ("random", "text"))
-        _one_of("loss_at", self.loss_at, ("patch", "pixel"))
-        _one_of("optimizer_state", optimizer_state, ("reset", "carry"))
+        one_of("tokens", tokens, ("vv", "qkv", "v"))
+        one_of("vv_input", self.vv_input, ("stream", "self"))
+        one_of("views", self.views, ("22", "tiles", "none"))
+        one_of("adapter", adapter, ("none", "text", "linear"))
+        one_of("adapter_init", self.adapter_init, ("random", "text"))
+        one_of("loss_at", self.loss_at, ("patch", "pixel"))
+        one_of("optimizer_state", optimizer_state, ("reset", "carry"))
         if vv_blocks < 1:
             raise ValueError(f"vv_blocks must be at least 1, got {vv_blocks}; tokens='qkv' turns the V-V path off.")
         if pool < 1 or pool % 2 == 0:
@@ -303,7 +280,7 @@ class AnoVL(Method):
 
     def pixels(self, grid: tuple[int, int], width: int) -> Callable[[Tensor], Tensor] | None:
         """Return what brings cosines of patches to the places over which losses average; None for patches."""
-        return _Pixels(grid, self.clip.patch_size, width) if self.loss_at == "pixel" else None
+        return TilePixels(grid, self.clip.patch_size, width) if self.loss_at == "pixel" else None
 
     def draw(self, image_path: str, class_name: str, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return an image's first weight (rows, dim), first bias (rows,) and noise (epochs, n, dim), on the CPU.
@@ -352,74 +329,3 @@ class AnoVL(Method):
         """Forget cached text and carried optimiser states."""
         super().on_predict_epoch_start()
         self._carried.clear()
-
-
-class _Pixels:
-    """Enlarges the cosines of tiles to pixels and merges the tiles: (images, tiles * patches, 2) -> (images, m, 2)."""
-
-    def __init__(self, grid: tuple[int, int], patch: int, width: int) -> None:
-        self.grid, self.size, self.width = grid, (grid[0] * patch, grid[1] * patch), width
-
-    def __call__(self, cosines: Tensor) -> Tensor:
-        patches = self.grid[0] * self.grid[1]
-        tiles = cosines.shape[1] // patches
-        maps = cosines.reshape(-1, tiles, *self.grid, 2).permute(0, 4, 1, 2, 3).flatten(0, 2)
-        enlarged = upsample(maps, self.size, align_corners=True).unflatten(0, (-1, tiles))
-        return merge_tiles(enlarged, self.width).unflatten(0, (-1, 2)).flatten(2).transpose(1, 2)
-
-
-def square_tiles(image: Tensor, image_paths: Sequence[str]) -> Tensor:
-    """Return the left and the right square of images, (batch, 2, 3, height, height); released VisA script of AnoVL.
-
-    Args:
-        image: (batch, 3, height, width) with height <= width <= 2 * height.
-        image_paths: Paths for the error message.
-
-    Raises:
-        ValueError: If an image is higher than wide or more than twice as wide as high.
-    """
-    height, width = image.shape[-2:]
-    if not height <= width <= 2 * height:
-        raise ValueError(
-            f"Two square tiles cover images from 1:1 to 2:1, but '{image_paths[0]}' is {width} x {height} pixels "
-            f"(width x height) for the model; use tiling=False or turn the image."
-        )
-    return torch.stack([image[..., :height], image[..., width - height :]], dim=1)
-
-
-def merge_tiles(maps: Tensor, width: int) -> Tensor:
-    """Return the maps of tiles as one per image, (batch, height, width); the mean where tiles overlap.
-
-    Args:
-        maps: (batch, 1, height, width), returned as (batch, height, width), or (batch, 2, height, height).
-        width: Width of the result.
-    """
-    if maps.shape[1] == 1:
-        return maps[:, 0]
-    left, right = maps.unbind(dim=1)
-    margin = width - maps.shape[-1]
-    both = (left[..., margin:] + right[..., : left.shape[-1] - margin]) / 2
-    return torch.cat([left[..., :margin], both, right[..., left.shape[-1] - margin :]], dim=-1)
-
-
-def _one_of(name: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {list(known)}, got '{value}'.")
-
-
-def choose_prompts(prompts: Prompts, prompt_set: str) -> tuple[Prompts, list[str] | None]:
-    """Return the prompts and domains of a row of table 4; no domains are those of the class's group.
-
-    Args:
-        prompts: The whole list.
-        prompt_set: ``"full"``, ``"states"`` or ``"base"``; the latter two need a domain named ``generic``.
-
-    Raises:
-        ValueError: If there is no such row, or no such domain.
-    """
-    _one_of("prompt_set", prompt_set, _DOMAINS)
-    if prompt_set != "full" and "generic" not in prompts.domains:
-        raise ValueError(
-            f"prompt_set='{prompt_set}' needs a domain 'generic', the prompts have {sorted(prompts.domains)}."
-        )
-    return replace(prompts, states=_BASE_STATES) if prompt_set == "base" else prompts, _DOMAINS[prompt_set]
