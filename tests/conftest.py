@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import open_clip
@@ -10,6 +12,8 @@ import torch
 
 from tests.served import home, other_server, published, secure_server, server  # noqa: F401 (fixtures of all tests)
 from zsad.clip import Clip
+from zsad.methods import Method
+from zsad.methods.musc import Transductive
 
 
 def make_clip(quick_gelu: bool = False, layers: int = 4, position: str = "bicubic", seed: int = 0) -> Clip:
@@ -31,6 +35,15 @@ def make_clip(quick_gelu: bool = False, layers: int = 4, position: str = "bicubi
 @pytest.fixture(autouse=True)
 def _own_cache(home: Path) -> None:  # noqa: F811
     """No test reads or writes the user's cache."""
+
+
+def with_panels(method: Method, class_names: Iterable[str], size: int = 32) -> Method:
+    """The method; if it is transductive, with a panel of 8 images for each class."""
+    if isinstance(method, Transductive):
+        for name in sorted(set(class_names)):
+            images = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+            method.fit_panel(name, images)
+    return method
 
 
 @pytest.fixture(scope="session")

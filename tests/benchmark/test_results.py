@@ -106,6 +106,7 @@ def test_every_published_number_has_its_place() -> None:
         ("mvtec_ad", "anovl", "pixel_auroc", 86.6, "1"),
         ("visa", "alfa", "image_auroc", 81.2, "1"),
         ("mvtec_ad", "alfa", "pixel_f1max", 36.6, "1"),
+        ("visa", "musc", "pixel_ap", 45.1, "README, paper"),
     ],
 )
 def test_spot_values(data: str, method: str, metric: str, value: float, table: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from tests.conftest import make_clip
+from tests.conftest import make_clip, with_panels
 from zsad.clip import Clip
 from zsad.methods import Method, get_method, list_methods
 
@@ -20,9 +20,9 @@ NAMES = ["screw", "metal_nut", "carpet", "screw"]
 
 @pytest.fixture(params=list_methods())
 def method(request: pytest.FixtureRequest, tiny: Clip) -> Method:
-    """Each method on the tiny backbone, with its defaults."""
+    """Each method on the tiny backbone, with its defaults; a transductive one with panels of 8 images."""
     torch.manual_seed(0)
-    return get_method(request.param)(tiny).eval()
+    return with_panels(get_method(request.param)(tiny).eval(), [*NAMES, "nut"])
 
 
 def test_prediction_has_the_promised_shape(method: Method, image: Tensor) -> None:
@@ -68,7 +68,7 @@ def test_double_precision_stays_close(method: Method, image: Tensor) -> None:
     model = type(method)(make_clip())
     model.load_state_dict(method.state_dict())
     expected = method(image, NAMES)
-    got = model.double()(image.double(), NAMES)
+    got = with_panels(model.double(), NAMES)(image.double(), NAMES)
     torch.testing.assert_close(got.anomaly_map.float(), expected.anomaly_map, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got.pred_score.float(), expected.pred_score, atol=1e-4, rtol=1e-4)
 
@@ -80,7 +80,7 @@ def test_checkpoint_round_trip(method: Method, image: Tensor, tmp_path: Path) ->
     running.save_checkpoint(path)
     assert path.stat().st_size < 4_000_000
     loaded = type(method).load_from_checkpoint(path, backbone=method.clip)
-    expected, got = method(image, NAMES), loaded(image, NAMES)
+    expected, got = method(image, NAMES), with_panels(loaded, NAMES)(image, NAMES)
     torch.testing.assert_close(got.anomaly_map, expected.anomaly_map, atol=1e-6, rtol=0)
     torch.testing.assert_close(got.pred_score, expected.pred_score, atol=1e-6, rtol=0)
     assert not any(key.startswith("clip.") for key in torch.load(path, weights_only=True)["state_dict"])

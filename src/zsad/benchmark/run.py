@@ -176,7 +176,10 @@ class Runner:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         data = self._data(cell, method)
+        drawing = self._draw(method, data, device)  # before the evaluator: references may widen the range of the maps
         evaluation, seconds = self._evaluated(method, data, device)
+        if method.transductive:  # the panel is made of the scored images: its making is part of their time
+            seconds += drawing
         found = evaluation.compute().to_dict()
         if evaluation.rule is not None:  # drawn from other scores than these
             found["intervals"] = {
@@ -194,6 +197,7 @@ class Runner:
             "counts": found["counts"][name],
             "images": [[image.image_path, image.gt_label, image.pred_score] for image in images],
             "defects": _defects(data.select("test"), [image.image_path for image in images]),
+            "transductive": method.transductive,
             "skipped": [str(one) for one in data.skipped],
             "protocol": asdict(method.protocol),
             "hyper_parameters": {key: value for key, value in method.hparams.items() if _is_plain(value)},
@@ -204,15 +208,24 @@ class Runner:
         }
 
     def _data(self, cell: Cell, method: Method) -> BenchmarkDataModule:
-        """Return the class of a cell, as the method wants its images, with the references drawn."""
+        """Return the class of a cell, as the method wants its images."""
         options = self.options
         data = cell.data.build(
             classes=[cell.class_name], batch_size=options.batch_size, num_workers=options.num_workers, counts="ignore"
         )
         data.protocol = method.protocol
         method.forget_text()
-        method.draw_references(data)  # before the evaluator: references may widen the range of the maps
         return data
+
+    def _draw(self, method: Method, data: BenchmarkDataModule, device: torch.device) -> float:
+        """Draw references or a panel, computed as the images will be; return the seconds that took."""
+        before = time.perf_counter()
+        with self._autocast(device):
+            method.draw_references(data)
+        return time.perf_counter() - before
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
 
     def _evaluated(self, method: Method, data: BenchmarkDataModule, device: torch.device) -> tuple[Evaluation, float]:
         """Return the evaluation of a class, and the seconds that the method took for it."""
@@ -227,8 +240,7 @@ class Runner:
         for batch in batches(data):
             image = batch["image"].to(device)
             before = time.perf_counter()
-            autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode(), self._autocast(device):
                 prediction = method(image, batch["class_name"], batch["image_path"])
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

@@ -96,7 +96,8 @@ def overview(summaries: Sequence[Summary], data: str) -> Table:
                 "-" if math.isnan(value) else f"{100 * value:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
             )
         failed = f" ({len(one.errors)} classes failed)" if one.errors else ""
-        body.append([one.method + failed, *cells])
+        seen = " (transductive)" if METHODS[one.name].transductive else ""  # all images, where others see one
+        body.append([one.method + seen + failed, *cells])
     return ["method", *(TITLES[metric] for metric in metrics)], body
 
 

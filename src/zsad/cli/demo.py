@@ -1,6 +1,7 @@
 """``zsad demo``: every training-free method on generated pictures, one table, heat maps and one page to look at."""
 
 import argparse
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from zsad.images.overlay import Limits, outline, overlay
 from zsad.inference import find_device
 from zsad.methods import METHODS, AnoVL, Method
 from zsad.methods.evaluation import Evaluation
+from zsad.methods.musc import Transductive
 from zsad.metrics import EvaluationResult, Evaluator
 from zsad.report import page
 from zsad.synthetic import SyntheticSample, split_samples
@@ -158,10 +160,25 @@ def run(
     outcomes = {}
     for name, scorer in scorers.items():
         tell(name)
+        if isinstance(method := methods.get(name), Transductive):
+            _draw_panels(method, samples)
         outcomes[name] = _evaluate(samples, scorer)
         if hasattr(methods.get(name), "explain"):
             outcomes[name] = replace(outcomes[name], reasons=_reasons(methods[name], samples))
     return outcomes
+
+
+def _draw_panels(method: Transductive, samples: Sequence[SyntheticSample]) -> None:
+    """Let a method see all pictures of each class before it scores one."""
+    for class_name in sorted({sample.class_name for sample in samples}):
+        here = [sample for sample in samples if sample.class_name == class_name]
+        pictures = [to_tensor(Image.fromarray(sample.image), method.protocol) for sample in here]
+        method.draw_from(class_name, [_name(sample) for sample in here], pictures.__getitem__)
+
+
+def _name(sample: SyntheticSample) -> str:
+    """A name of a picture, in the place of a file's."""
+    return f"{hashlib.sha256(sample.image.tobytes()).hexdigest()}.png"
 
 
 def _reasons(method: Any, samples: Sequence[SyntheticSample]) -> dict[int, str]:
@@ -200,7 +217,9 @@ def _method(method: Method, samples: Sequence[SyntheticSample]) -> Prediction:
     device = method.clip.logit_scale.device
     pictures = [to_tensor(Image.fromarray(sample.image), method.protocol) for sample in samples]
     with torch.inference_mode():
-        prediction = method(torch.stack(pictures).to(device), [sample.class_name for sample in samples])
+        names = [sample.class_name for sample in samples]
+        paths = list(map(_name, samples)) if method.transductive else None
+        prediction = method(torch.stack(pictures).to(device), names, paths)
     # the pictures' own size: a method may see them larger
     maps = upsample(prediction.anomaly_map.float().cpu(), samples[0].mask.shape)
     return Prediction(maps, prediction.pred_score.float().cpu())

@@ -42,7 +42,8 @@ def load_model(
         device: ``"auto"`` for the first accelerator, or a torch device.
         batch_size: Images per forward pass.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
-        **options: Arguments of the method's class; they have precedence over those in the checkpoint.
+        **options: Arguments of the method's class; they have precedence over those in the checkpoint. For a
+            transductive method (MuSc) ``panel`` may also be the file of a panel to score against.
 
     Raises:
         ValueError: The method or the backbone is unknown, or a trained method is asked for without a checkpoint.
@@ -56,6 +57,7 @@ def load_model(
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
     kind = get_method(name)
+    panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
     if checkpoint == UNTRAINED:
         checkpoint = None
     elif checkpoint is None and kind.loss is not Method.loss:
@@ -73,7 +75,7 @@ def load_model(
             method = _restore(kind, checkpoint, backbone, options)
     except TypeError as error:
         raise TypeError(f"{kind.__name__} cannot be made with {sorted(options)}: {error}") from error
-    return Predictor(method, device, batch_size, explain)
+    return Predictor(method, device, batch_size, explain, panel)
 
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:

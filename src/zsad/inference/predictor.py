@@ -16,8 +16,10 @@ from zsad.functional.maps import upsample
 from zsad.images import ImageError, list_images, load_rgb, to_tensor
 from zsad.images.overlay import Limits
 from zsad.inference.inputs import ahead_of, flat, is_one, smaller, to_picture
+from zsad.inference.panels import Named, draw_panel, named
 from zsad.inference.result import Result
 from zsad.methods import METHODS, Method
+from zsad.methods.musc import Panel, PanelError, Transductive
 
 Size = Literal["native", "model"] | int
 """At which size results come: the image's own, the model's input, or the longer side at most so many pixels."""
@@ -34,6 +36,8 @@ class _Opened:
     picture: Image.Image
     tensor: Tensor | None
     error: ImageError | None = None
+    name: str = _IN_MEMORY
+    """What the method knows a picture without a path by."""
 
 
 class Predictor:
@@ -44,13 +48,21 @@ class Predictor:
         device: ``"auto"`` for the first accelerator, or a torch device such as ``"cpu"`` or ``"cuda:1"``.
         batch_size: Images per forward pass; it changes speed and memory, not the results.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
+        panel: File of a panel to score every class against; for methods that have one (MuSc).
 
     Raises:
-        ValueError: The batch size is less than 1, or the method has no explanations.
+        ValueError: The batch size is less than 1, or the method has no explanations or no panel.
+        FileNotFoundError: There is no such file.
+        PanelError: The file holds no panel, or one of other settings.
     """
 
     def __init__(
-        self, method: Method, device: str | torch.device = "auto", batch_size: int = 8, explain: bool = False
+        self,
+        method: Method,
+        device: str | torch.device = "auto",
+        batch_size: int = 8,
+        explain: bool = False,
+        panel: str | Path | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -61,11 +73,49 @@ class Predictor:
         self.device = find_device(device)
         self.method = method.eval().to(self.device)
         self.batch_size = batch_size
+        self._panel_file = panel
+        if panel is not None:
+            self._transductive().load_panel(panel)
 
     @property
     def map_range(self) -> Limits | None:
-        """Range of the anomaly maps as the method declares it, None if they are unbounded."""
+        """Range of the anomaly maps as the method declares it, None if they are unbounded.
+
+        A method with panels declares distances up to 2, of which pictures use a small part: once there is one panel,
+        the range is from the 1 % to the 99.9 % quantile of its values.
+        """
+        if isinstance(self.method, Transductive) and len(self.method.memory.names) == 1:
+            return self.method.panel(self.method.memory.names[0]).scale
         return self.method.evaluator.score_range
+
+    def _transductive(self) -> Transductive:
+        if not isinstance(self.method, Transductive):
+            able = [name for name, kind in METHODS.items() if kind.transductive]
+            raise PanelError(f"{type(self.method).__name__} has no panel; of the methods, {able} have one.")
+        return self.method
+
+    def fit_panel(self, images: Any, class_name: str = "object") -> Panel:
+        """Make images the panel that later ones of the class are compared with, as many as the method's ``panel``.
+
+        Args:
+            images: A folder, or many images as for :meth:`predict`.
+            class_name: The class.
+
+        Raises:
+            PanelError: The method has no panel, or fewer than two images can be read.
+        """
+        root, inputs = _many(images)
+        panel = draw_panel(self._transductive(), inputs, class_name, root, replace=True)
+        assert panel is not None
+        return panel
+
+    def _prepare(self, inputs: list[Any], class_name: str, root: str) -> list[Any]:
+        """Draw the panel of a transductive method from what is to be scored, if none was given."""
+        method = self._transductive()
+        if self._panel_file is not None and method.memory.get(class_name) is None:
+            method.load_panel(self._panel_file, class_name, root)
+        draw_panel(method, inputs, class_name, root)
+        return inputs
 
     def __repr__(self) -> str:
         name, clip = type(self.method).__name__, self.method.clip.name
@@ -81,6 +131,9 @@ class Predictor:
         strict: bool = False,
     ) -> Any:
         """Score one image, or many.
+
+        A transductive method (MuSc) compares many images with each other, drawing its panel from them unless one was
+        given; they are all looked at before the first result. One image is compared with the last panel of its class.
 
         Args:
             x: One image: a path, a PIL image, an array (height, width[, 1, 3 or 4 channels]) or a tensor
@@ -108,6 +161,10 @@ class Predictor:
                 raise FileNotFoundError(f"No such file or folder: '{x}'.")
             (result,) = self._results([x], class_name, threshold, size, True)
             return result
+        if self.method.transductive and isinstance(x, Iterable):
+            root, inputs = _many(x)
+            results = self._results(self._prepare(inputs, class_name, root), class_name, threshold, size, strict)
+            return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results
         if isinstance(x, (str, os.PathLike)):
             return self._results(list_images([Path(x)]), class_name, threshold, size, strict)
         if not isinstance(x, Iterable):
@@ -152,6 +209,7 @@ class Predictor:
 
     def _open(self, x: Any, size: Size, strict: bool) -> _Opened:
         path = os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
+        name, x = (x.name, x.picture) if isinstance(x, Named) else (_IN_MEMORY, x)
         try:
             picture = load_rgb(path) if path is not None else to_picture(x)
         except ImageError as error:
@@ -163,7 +221,7 @@ class Predictor:
             picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
         elif isinstance(size, int):
             picture = smaller(picture, size)
-        return _Opened(path, picture, tensor)
+        return _Opened(path, picture, tensor, name=name)
 
     def _score(self, batch: list[_Opened], class_name: str, threshold: float | None, size: Size) -> list[Result]:
         readable = [one for one in batch if one.tensor is not None]
@@ -193,7 +251,7 @@ class Predictor:
         for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
             members = list(group)
             tensors = torch.stack([one.tensor for one in members if one.tensor is not None]).to(self.device)
-            paths = [_IN_MEMORY if one.path is None else one.path for one in members]
+            paths = [one.name if one.path is None else one.path for one in members]
             names = [class_name] * len(members)
             prediction = self.method(tensors, names, paths)
             reasons: list[tuple[tuple[str, float], ...]] = [()] * len(members)
@@ -203,6 +261,13 @@ class Predictor:
             maps = prediction.anomaly_map.float().cpu()
             results += zip(prediction.pred_score.tolist(), maps, reasons, strict=True)
         return results
+
+
+def _many(x: Any) -> tuple[str, list[Any]]:
+    """Return the folder that many inputs lie in, "" if they are no folder, and the inputs one by one."""
+    if isinstance(x, (str, os.PathLike)):
+        return os.fspath(x), list(list_images([Path(x)]))
+    return "", named(flat(x))
 
 
 def find_device(device: str | torch.device = "auto") -> torch.device:

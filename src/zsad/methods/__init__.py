@@ -12,6 +12,7 @@ from zsad.methods.clip import CLIP
 from zsad.methods.clipac import CLIPAC
 from zsad.methods.coop import CoOp
 from zsad.methods.maskclip import MaskCLIP
+from zsad.methods.musc import MuSc
 from zsad.methods.transmm import TransMM
 from zsad.methods.vand import VAND
 from zsad.methods.visualad import VisualAD
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "clipac": CLIPAC,
     "maskclip": MaskCLIP,
     "winclip": WinCLIP,
+    "musc": MuSc,
     "vand": VAND,
     "coop": CoOp,
     "anomalyclip": AnomalyCLIP,
@@ -48,6 +50,7 @@ __all__ = [
     "CoOp",
     "MaskCLIP",
     "Method",
+    "MuSc",
     "TransMM",
     "VisualAD",
     "WinCLIP",

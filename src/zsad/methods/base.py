@@ -20,6 +20,9 @@ from zsad.methods.few_shot import FewShot
 from zsad.metrics import Evaluator
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
+SCORES_DEPEND = "Scores depend on the other images of the folder."
+"""What has to be said wherever scores of a transductive method are read."""
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint does not fit the method that is asked to load it."""
@@ -47,6 +50,8 @@ class Method(FewShot, ABC):
     published_protocol: ClassVar[ImageProtocol] = ImageProtocol()
     class_agnostic: ClassVar[bool] = False
     """True if the text does not depend on the class; it is then computed once, for the name ``"object"``."""
+    transductive: ClassVar[bool] = False
+    """True if the scores of an image depend on the other images of its folder (MuSc)."""
     score_range: tuple[float, float] | None = (0.0, 1.0)
     """Declared range of the anomaly maps, for the evaluator's bins; None if unbounded."""
 
