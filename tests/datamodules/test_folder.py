@@ -228,3 +228,14 @@ def test_domain_is_as_given(tmp_path: Path) -> None:
     assert Folder(tmp_path, data_domain="medical").domain == "medical"
     assert Folder(tmp_path).metrics == ()
     assert Record(tmp_path, "x").box is None
+
+
+@pytest.mark.parametrize("layout", ["tree", "pairs", "beside", "plain"])
+def test_without_a_train_part_there_are_no_references(image: Any, tmp_path: Path, layout: str) -> None:
+    folders = {"tree": ["good", "bad"], "pairs": ["images", "masks"], "beside": ["all"], "plain": ["all"]}[layout]
+    for folder in folders:
+        image(f"{folder}/1.png")
+    data = Folder(tmp_path, layout=layout, mask_suffixes=("_mask", ""), mask_extensions=[".gif"])  # type: ignore[arg-type]
+    assert len(data.select("test")) >= 1
+    with pytest.raises(DatasetNotFoundError, match="no part 'train' \\(all images are the test part\\)"):
+        data.select("train")

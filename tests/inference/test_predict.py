@@ -1,4 +1,5 @@
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from zsad.datamodules import Folder
 from zsad.images import ImageError, load_rgb, to_tensor
 from zsad.images.overlay import overlay
 from zsad.inference import Predictor, Result, Size, find_device, load_model
+from zsad.inference.loading import SyntheticModelWarning
 from zsad.methods import CLIP, METHODS, AnomalyCLIP, CheckpointError, get_method
 from zsad.synthetic import generate
 from zsad.types import Batch, Prediction
@@ -398,3 +400,24 @@ def test_auto_device_is_the_first_accelerator() -> None:
 def test_the_package_offers_them() -> None:
     assert zsad.load_model is load_model
     assert zsad.Result is Result
+
+
+def test_the_synthetic_model_is_not_taken_without_a_word(tmp_path: Path) -> None:
+    weights = AnomalyCLIP("zsad-mini").save_weights(tmp_path / "w.safetensors")
+    with pytest.warns(SyntheticModelWarning, match="was trained on 'zsad-mini', which knows synthetic images only"):
+        load_model("anomalyclip", checkpoint=weights, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SyntheticModelWarning)
+        load_model("anomalyclip", "zsad-mini", weights, device="cpu")
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_folder_is_a_place_to_save_in(model: Predictor, paths: list[Path], tmp_path: Path, ending: str) -> None:
+    target = tmp_path / "heatmaps"
+    if not ending:
+        target.mkdir()
+    written = [result.save(f"{target}{ending}") for result in model.predict(paths[:2], class_name="cork")]
+    assert written == [target / "00.png", target / "01.png"]
+    assert all(Image.open(path).format == "PNG" for path in written)
+    with pytest.raises(ValueError, match="came from memory and has no name"):
+        model.predict(Image.open(paths[0])).save(f"{target}/")

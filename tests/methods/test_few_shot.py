@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from PIL import Image
 from sklearn.metrics.pairwise import cosine_distances
 from torch import Tensor
 
+from zsad.benchmark.grid import DataSpec, MethodSpec
+from zsad.benchmark.run import Options, Runner, cells_of
 from zsad.clip import Clip
 from zsad.datamodules import Folder
 from zsad.images import ImageError, load_rgb, to_tensor
 from zsad.methods import CLIP, VAND, WinCLIP, get_method, list_methods
-from zsad.methods.few_shot import Memory, MissingReferencesError, draw
+from zsad.methods.few_shot import Memory, MissingReferencesError, TestedReferenceError, draw
 
 
 def quiet() -> Trainer:
@@ -203,3 +206,44 @@ def test_references_widen_the_declared_range_before_anything_is_evaluated(tree: 
     model.draw_references(data)
     highest = len(model.layers) * (3 if shots else 1)  # a layer adds a probability and a cosine distance up to 2
     assert model.score_range == model.evaluator.score_range == (0, highest)
+
+
+@pytest.mark.parametrize("door", ["test", "validate", "predict", "benchmark"])
+@pytest.mark.parametrize("kind", ["copy", "other format"])
+def test_a_picture_is_not_both_a_reference_and_tested(tree: Path, tmp_path: Path, door: str, kind: str) -> None:
+    source = tree / "nut" / "train" / "good" / "1.png"
+    tested = tree / "nut" / "test" / "good" / ("again.png" if kind == "copy" else "again.bmp")
+    Image.open(source).save(tested)  # another name and another file: the pixels decide
+    data: dict[str, Any] = {"root": tree, "classes": ["nut", "tile"], "counts": "ignore"}
+    message = rf"'{tested}' is tested, and the same picture is a normal reference of class 'nut'"
+    if door == "benchmark":
+        runner = Runner(Options(tmp_path / "out", "zsad-mini", device="cpu"))
+        spec = MethodSpec("clip", "clip", {"shots": 3})
+        cell = cells_of([spec], [DataSpec("folder", "Folder", data)], [0])[0]
+        with pytest.raises(TestedReferenceError, match=message):
+            runner.compute(cell)
+        return
+    model = CLIP(backbone="zsad-mini", shots=3)
+    with pytest.raises(TestedReferenceError, match=message):
+        getattr(quiet(), door)(model, datamodule=Folder(**data))
+    tested.unlink()
+    getattr(quiet(), door)(model, datamodule=Folder(**data))
+
+
+def test_references_that_are_forgotten_may_be_tested(tiny: Clip) -> None:
+    model, images = CLIP(tiny), torch.randn(2, 3, 32, 32)
+    model.fit_references("nut", images[:1])
+    model.refuse_references(images[1:], ["b"])
+    close = images[:1].clone()
+    close[0, 0, 3, 3] += 0.01  # not one of the pixels that are looked at first
+    model.refuse_references(close, ["close"])
+    with pytest.raises(TestedReferenceError, match="'a' is tested"):
+        model.refuse_references(images.flip(0), ["b", "a"])
+    model.forget_references()
+    model.refuse_references(images, ["a", "b"])
+
+
+def test_references_folder_that_holds_the_tested_images_is_refused(tree: Path) -> None:
+    model = CLIP(backbone="zsad-mini", references=tree / "nut" / "test" / "good")
+    with pytest.raises(TestedReferenceError, match="is tested, and the same picture is a normal reference"):
+        quiet().test(model, datamodule=Folder(tree, classes=["nut"]))

@@ -238,6 +238,7 @@ class Runner:
             evaluation = Evaluation(evaluator, method.class_rule())
         seconds = 0.0
         for batch in batches(data):
+            method.refuse_references(batch["image"], batch["image_path"])
             image = batch["image"].to(device)
             before = time.perf_counter()
             with torch.inference_mode(), self._autocast(device):

@@ -18,7 +18,8 @@ class Folder(BenchmarkDataModule):
     """Your own images, in whichever of these layouts they are; labels and masks are optional.
 
     * ``"tree"``: ``[<class>/]{train,test}/<kind>/*`` with masks ``[<class>/]ground_truth/<kind>/*``; ``<kind>`` is a
-      name in ``normal_dirs`` or of a defect. Without ``train`` and ``test`` the folder itself is the part.
+      name in ``normal_dirs`` or of a defect. Without ``train`` and ``test`` the folder itself is the test part, and
+      there is no other: references must come from elsewhere.
     * ``"pairs"``: ``images/`` and ``masks/``, equal names but for the suffix; all anomalous unless
       ``label_from_mask``.
     * ``"beside"``: each mask beside its image, told apart by ``mask_suffixes`` and ``mask_extensions``. Images below a
@@ -100,6 +101,8 @@ class Folder(BenchmarkDataModule):
         }
         if layout not in readers:
             raise ValueError(f"layout must be 'auto' or one of {list(readers)}, got {layout!r}.")
+        if part != self.split and not self._has_parts(layout, part):
+            raise self.missing(f"no part '{split}' (all images are the test part)")
         for record in readers[layout](part):
             yield self._relabelled(record) if self.label_from_mask else record
 
@@ -121,6 +124,10 @@ class Folder(BenchmarkDataModule):
         if child(self.root, "images") and child(self.root, "masks"):
             return "pairs"
         return "beside" if self.mask_extensions else "plain"
+
+    def _has_parts(self, layout: str, split: str) -> bool:
+        """Whether the layout tells parts apart; if not, every image would be in each of them."""
+        return layout == "manifest" or (layout == "tree" and all(part for *_, part in self._class_folders(split)))
 
     def _class_folders(self, split: str) -> list[tuple[Path, str, str]]:
         """Return (folder, class name, split folder or ``""``) of each class of a tree; empty if it is none."""

@@ -1,5 +1,6 @@
 """A method by its name, with its learned parameters."""
 
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from zsad.clip import Clip
+from zsad.clip.loading import MINI
 from zsad.inference.predictor import Predictor
 from zsad.methods import CheckpointError, Method, get_method
 from zsad.methods.trained import read_weights
@@ -18,6 +20,10 @@ UNTRAINED = "untrained"
 
 
 _FOREIGN = "'{}' is not a checkpoint written by 'zsad fit' or a Trainer with a zsad method."
+
+
+class SyntheticModelWarning(UserWarning):
+    """The embedded synthetic model was taken although nobody named it."""
 
 
 def load_model(
@@ -36,7 +42,7 @@ def load_model(
         backbone: Name for :func:`zsad.clip.load_clip`, or a loaded one. None is the checkpoint's or, without
             one, the paper's, which open_clip downloads on first use and finds in its cache afterwards; ``"published"``
             is the paper's in any case. ``"zsad-mini"`` is embedded and knows synthetic images only: its scores say
-            nothing about real ones.
+            nothing about real ones, and a checkpoint that brings it is loaded with a warning.
         checkpoint: Learned parameters: a checkpoint of ``zsad fit``, a file of ``save_weights``, or the file that the
             paper's authors released. Trained methods need one; ``"untrained"`` asks by name to go without.
         device: ``"auto"`` for the first accelerator, or a torch device.
@@ -75,6 +81,13 @@ def load_model(
             method = _restore(kind, checkpoint, backbone, options)
     except TypeError as error:
         raise TypeError(f"{kind.__name__} cannot be made with {sorted(options)}: {error}") from error
+    if backbone is None and method.clip.name == MINI:
+        warnings.warn(
+            f"The checkpoint '{checkpoint}' was trained on '{MINI}', which knows synthetic images only: scores of real "
+            f"images mean nothing. Name backbone='{MINI}' to have no warning.",
+            SyntheticModelWarning,
+            stacklevel=2,
+        )
     return Predictor(method, device, batch_size, explain, panel)
 
 

@@ -1,5 +1,6 @@
 """What a method says of one image."""
 
+import os
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -72,18 +73,24 @@ class Result:
         """Write the overlay as a picture, or the raw map if the name ends in ``.npy``; folders are made.
 
         Args:
-            path: File to write; its ending says the format.
+            path: File to write, its ending says the format; or a folder (one that exists, or a name that ends in
+                ``/``), which gets a PNG picture named as the image.
             scale: As for :meth:`overlay`.
             opacity: As for :meth:`overlay`.
 
         Returns:
-            The path.
+            The file's path.
 
         Raises:
-            ValueError: The ending is unknown.
+            ValueError: The ending is unknown, or a folder is given for a picture from memory, which has no name.
             ImageError: The image could not be read.
         """
+        folder = Path(path).is_dir() or os.fspath(path).endswith(("/", os.sep))
         path = Path(path)
+        if folder:
+            if self.image_path is None:
+                raise ValueError(f"This picture came from memory and has no name: give a file, e.g. '{path}/map.png'.")
+            path /= f"{Path(self.image_path).stem}.png"
         if path.suffix.lower() not in {".npy", *Image.registered_extensions()}:
             raise ValueError(f"Cannot save '{path}': its name must end in .png, .jpg, another picture format or .npy.")
         picture = self.overlay(scale, opacity)

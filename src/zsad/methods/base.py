@@ -192,6 +192,7 @@ class Method(FewShot, ABC):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Return the prediction of a batch."""
+        self.refuse_references(batch["image"], batch["image_path"])
         return self(batch["image"], batch["class_name"], batch["image_path"])
 
     def _evaluate(self, batch: Batch) -> None:

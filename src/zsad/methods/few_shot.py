@@ -1,5 +1,6 @@
 """Few-shot memory: features of a few normal images per class, and the distance of new features to the nearest one."""
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,17 @@ class MissingReferencesError(ValueError):
     """A class has no normal reference images although others have, or too few."""
 
 
+class TestedReferenceError(ValueError):
+    """An image is tested that is a reference as well."""
+
+
 class Memory(nn.Module):
     """Banks of unit-length float32 features: class -> kind -> (entries, dim); never part of a checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
         self._banks: dict[str, dict[str, Tensor]] = {}
+        self._pictures: dict[str, dict[bytes, set[bytes]]] = {}  # class -> digest of a few pixels -> digests of all
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Memory":
         for bank in self._banks.values():
@@ -56,6 +62,29 @@ class Memory(nn.Module):
         """Forget classes; unknown names do not matter."""
         for name in class_names:
             self._banks.pop(name, None)
+            self._pictures.pop(name, None)
+
+    def note(self, class_name: str, image: Tensor) -> None:
+        """Remember which picture a reference is, by its content.
+
+        Args:
+            class_name: The class.
+            image: (3, height, width), as the method sees it.
+        """
+        few, whole = _digest(image[:, ::16, ::16]), _digest(image)
+        self._pictures.setdefault(class_name, {}).setdefault(few, set()).add(whole)
+
+    def class_of(self, image: Tensor) -> str | None:
+        """Return the class that has this very picture, (3, height, width), as a reference; None if none has."""
+        if not self._pictures:
+            return None
+        few, whole = _digest(image[:, ::16, ::16]), None  # a few pixels tell nearly all pictures apart, at little cost
+        for name, pictures in self._pictures.items():
+            if few in pictures:
+                whole = whole or _digest(image)
+                if whole in pictures[few]:
+                    return name
+        return None
 
     def bank(self, class_name: str, kind: str) -> Tensor:
         """Return the entries of a class, (entries, dim), of unit length.
@@ -87,6 +116,10 @@ class Memory(nn.Module):
             # one image at a time: the similarities of a whole batch with a large bank would not fit
             nearest = [(one @ self.bank(name, kind).T).amax(dim=1) for one, name in zip(unit, class_names, strict=True)]
         return (1 - torch.stack(nearest)).clamp_min(0)  # equal vectors come out up to about 2e-7 below 0
+
+
+def _digest(pixels: Tensor) -> bytes:
+    return hashlib.blake2b(pixels.detach().float().cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 class _Source(Protocol):
@@ -163,13 +196,32 @@ class FewShot(LightningModule):
         Raises:
             ValueError: If an image has another shape.
         """
-        features = []
+        features, pictures = [], []
         for image in images:
             if image.ndim != 3 or image.shape[0] != 3:
                 raise ValueError(f"Each reference is an image of shape (3, height, width), got {tuple(image.shape)}.")
             features.append(self.reference_features(image[None].to(self.device)))
-        for one in features:  # all or none: an unreadable file must not leave a class with half of its references
-            self.memory.add(class_name, one)
+            pictures.append(image)
+        for one, image in zip(features, pictures, strict=True):  # all or none: a file that cannot be read must not
+            self.memory.add(class_name, one)  # leave a class with half of its references
+            self.memory.note(class_name, image)
+
+    def refuse_references(self, images: Tensor, paths: Sequence[str]) -> None:
+        """Refuse to test images that are references: each would be compared with itself.
+
+        Args:
+            images: Normalised images, (batch, 3, height, width).
+            paths: How each is called.
+
+        Raises:
+            TestedReferenceError: An image has the content of a reference.
+        """
+        for image, path in zip(images, paths, strict=True):
+            if (class_name := self.memory.class_of(image)) is not None:
+                raise TestedReferenceError(
+                    f"'{path}' is tested, and the same picture is a normal reference of class '{class_name}': its "
+                    "score would compare it with itself. Take references from a part of the data that is not tested."
+                )
 
     def forget_references(self) -> None:
         """Return to zero-shot, until images are given or drawn again."""
