@@ -59,10 +59,10 @@ def check_cell(path: Path, device: str = "auto") -> Checked:
     if "error" in kept or "run" not in kept:
         raise ValueError(f"'{path}' holds no result: {kept.get('error', 'not a cell of zsad benchmark')}.")
     run = kept["run"]
-    cell = Cell(MethodSpec(**kept["method"]), DataSpec(**kept["data"]), kept["class"], kept["seed"])
+    cell = Cell(MethodSpec(**kept["method"]), DataSpec.read(kept["data"]), kept["class"], kept["seed"])
     options = Options(
         out=path.parents[3],
-        train=[DataSpec(**one) for one in run["train"]],
+        train=[DataSpec.read(one) for one in run["train"]],
         device=device,
         **{key: run[key] for key in ("backbone", "epochs", "mode", "precision", "batch_size", "bootstrap", "fuse")},
     )

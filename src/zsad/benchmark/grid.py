@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from zsad.datamodules import BenchmarkDataModule, get_datamodule
+from zsad.datamodules import BenchmarkDataModule, Joined, get_datamodule
 from zsad.methods import Method, get_method
 
 
@@ -35,6 +35,27 @@ def _commas(text: str) -> list[str]:
             parts.append(text[start:place])
             start = place + 1
     return [*parts, text[start:]]
+
+
+def _plus_signs(text: str) -> list[str]:
+    """Split at plus signs that stand before a data set's name or a YAML file: a path may hold some, too."""
+    parts: list[str] = []
+    for piece in text.split("+"):
+        if parts and not (_is_data(piece) and _is_data(parts[-1])):
+            parts[-1] += f"+{piece}"
+        else:
+            parts.append(piece)
+    return parts
+
+
+def _is_data(text: str) -> bool:
+    if text.endswith((".yaml", ".yml")):
+        return True
+    try:
+        get_datamodule(text.partition(":")[0].partition("=")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _config(path: Path, key: str) -> tuple[str, dict[str, Any]]:
@@ -104,19 +125,27 @@ class DataSpec:
         label: How tables name it.
         name: Class name of the data module.
         options: Constructor arguments.
+        parts: The data sets of a joined one, which is for training; else empty.
     """
 
     label: str
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple["DataSpec", ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "DataSpec":
         """Read ``Synthetic``, ``MVTecAD=data/mvtec``, ``Synthetic:split=seen,images=100`` or a YAML configuration.
 
+        Several of them with plus signs between are one joined data set: ``MVTecAD=data/mvtec+CVCColonDB=data/colon``.
+
         Raises:
             ValueError: If it is none of these.
         """
+        texts = _plus_signs(text)
+        if len(texts) > 1:
+            parts = tuple(cls.parse(part) for part in texts)
+            return cls("+".join(part.label for part in parts), Joined.__name__, {}, parts)
         if text.endswith((".yaml", ".yml")):
             name, options = _config(Path(text), "data")
             return cls(Path(text).stem, get_datamodule(name).__name__, options)
@@ -131,13 +160,25 @@ class DataSpec:
             label = Path(root).name  # a user's own data: the folder says more than "folder"
         return cls(label, kind.__name__, options)
 
+    @classmethod
+    def read(cls, made: Mapping[str, Any]) -> "DataSpec":
+        """Return what :meth:`identity` was taken of."""
+        return cls(made["label"], made["name"], made["options"], tuple(map(cls.read, made.get("parts", ()))))
+
     @property
     def kind(self) -> type[BenchmarkDataModule]:
         """The class."""
-        return get_datamodule(self.name)
+        return Joined if self.parts else get_datamodule(self.name)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what it is, as results keep it."""
+        made: dict[str, Any] = {"label": self.label, "name": self.name, "options": dict(self.options)}
+        return made | ({"parts": [part.identity() for part in self.parts]} if self.parts else {})
 
     def build(self, **more: Any) -> BenchmarkDataModule:
         """Return the data module."""
+        if self.parts:
+            return Joined([part.build() for part in self.parts], **{**self.options, **more})
         return self.kind(**{**self.options, **more})
 
 

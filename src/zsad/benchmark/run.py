@@ -80,6 +80,8 @@ def cells_of(methods: Sequence[MethodSpec], data: Sequence[DataSpec], seeds: Seq
     """Return the grid, method by method, so that each model is built and trained once; unseeded methods run once."""
     classes = {}
     for one in data:
+        if one.parts:
+            raise ValueError(f"Joined data ({one.label}) are for --train; give each data set to --data on its own.")
         module = one.build()
         module.select("test")
         classes[one.label] = module.class_names
@@ -155,9 +157,7 @@ class Runner:
             "seed": cell.seed,
             "run": {
                 "backbone": options.backbone,
-                "train": [
-                    {"label": one.label, "name": one.name, "options": dict(one.options)} for one in options.train
-                ],
+                "train": [one.identity() for one in options.train],
                 "epochs": options.epochs,
                 "mode": options.mode,
                 "precision": options.precision,

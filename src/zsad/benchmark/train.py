@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 
 from zsad.benchmark.grid import DataSpec, MethodSpec, safe_name
 from zsad.clip import Clip
+from zsad.datamodules import BenchmarkDataModule
 from zsad.methods import Method
 from zsad.methods.trained import TrainedMethod
 
@@ -21,6 +22,8 @@ class TrainingDataError(ValueError):
 def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
     """Return the auxiliary data for a target: the first source that is another data set, or another folder of a user's.
 
+    A joined source is another one only if each of its parts is.
+
     The published protocols are ``VisA`` for every target and ``MVTecAD`` for VisA (AA-CLIP), or the two exchanged
     (AnomalyCLIP, VAND, CoOp): give the sources in that order.
 
@@ -28,8 +31,7 @@ def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
         TrainingDataError: If there is none.
     """
     for source in sources:
-        apart = source.name == "Folder" and _root(source) != _root(target)  # a user's folders all go by one name
-        if source.name != target.name or source.name == "Synthetic" or apart:
+        if all(_is_other(part, target) for part in source.parts or (source,)):
             return source
     raise TrainingDataError(
         f"A trained method needs auxiliary data that is not {target.name}: give --train, for example "
@@ -37,8 +39,26 @@ def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
     )
 
 
+def _is_other(source: DataSpec, target: DataSpec) -> bool:
+    apart = source.name == "Folder" and _root(source) != _root(target)  # a user's folders all go by one name
+    return source.name != target.name or source.name == "Synthetic" or apart
+
+
 def _root(data: DataSpec) -> Path:
     return Path(data.options.get("root", "")).resolve()
+
+
+def training_data(model: TrainedMethod, source: DataSpec) -> tuple[int, BenchmarkDataModule]:
+    """Return the published number of epochs, of the first part where data are joined, and the data as published."""
+    epochs, options = 0, []
+    for part in source.parts or (source,):
+        published, extra = model.published_fit(part.kind.name)
+        epochs = epochs or published
+        options.append(replace(part, options={**extra, **part.options}))
+    made = replace(source, parts=tuple(options)) if source.parts else options[0]
+    data = made.build(batch_size=model.published_batch_size)
+    data.protocol = model.protocol
+    return epochs, data
 
 
 def trained(
@@ -80,9 +100,7 @@ def trained(
             stage = {**stage, kind.previous_stage: str(previous)}
         model: TrainedMethod = kind(backbone=clip, **{**options, **stage})
         if not target.is_file():
-            published, extra = model.published_fit(source.kind.name)
-            data = replace(source, options={**extra, **source.options}).build(batch_size=model.published_batch_size)
-            data.protocol = model.protocol
+            published, data = training_data(model, source)
             quiet: dict[str, Any] = dict.fromkeys(
                 ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
             )

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="DATA",
-        help="auxiliary data for trained methods; the first that is not the target is used",
+        help="auxiliary data for trained methods; the first that is not the target is used, A=ROOT+B=ROOT as one",
     )
     result.add_argument("--epochs", type=int, help="in place of each trained method's published number")
     result.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="(default: 0)")

@@ -19,6 +19,7 @@ from zsad.datamodules.dataset import AnomalyDataset, DataWarning, MaskSizeError,
 from zsad.datamodules.dtd_synthetic import DTDSynthetic
 from zsad.datamodules.folder import Folder
 from zsad.datamodules.isic import ISIC
+from zsad.datamodules.joined import Joined
 from zsad.datamodules.mpdd import MPDD
 from zsad.datamodules.mvtec import MVTecAD
 from zsad.datamodules.mvtec_ad2 import MVTecAD2
@@ -86,6 +87,7 @@ __all__ = [
     "Endo",
     "Folder",
     "HeadCT",
+    "Joined",
     "Kvasir",
     "MVTecAD",
     "MVTecAD2",
