@@ -334,14 +334,14 @@ def test_trained_method_without_a_checkpoint_must_be_asked_for(monkeypatch: pyte
 
 def test_checkpoint_of_another_method_or_of_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
     target = _checkpoint(CLIP("zsad-mini"), folder, tmp_path / "clip.ckpt")
-    with pytest.raises(CheckpointError, match=r"method 'CLIP', this model has 'CLIPAC'"):
+    with pytest.raises(CheckpointError, match=r"clip\.ckpt' was written by CLIP, not by CLIPAC"):
         load_model("clipac", checkpoint=target)
     with pytest.raises(FileNotFoundError, match=r"No such checkpoint: 'none\.ckpt'"):
         load_model("clip", checkpoint="none.ckpt")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
-    for name in ("other.ckpt", "text.ckpt"):
-        with pytest.raises(CheckpointError, match=rf"{name}' is not a checkpoint written by 'zsad fit'"):
+    for name, message in (("other.ckpt", "is not a checkpoint written by"), ("text.ckpt", "cannot be read as a check")):
+        with pytest.raises(CheckpointError, match=rf"{name}' {message}"):
             load_model("clip", checkpoint=tmp_path / name)
 
 

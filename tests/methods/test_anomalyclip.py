@@ -326,7 +326,7 @@ def test_the_authors_files(tiny: Clip, tmp_path: Path, prefix: str, wrapped: boo
 
 def test_the_authors_files_that_do_not_fit(tiny: Clip, tmp_path: Path) -> None:
     path = tmp_path / "epoch_15.pth"
-    with pytest.raises(FileNotFoundError, match="No checkpoint file"):
+    with pytest.raises(FileNotFoundError, match="No such checkpoint"):
         AnomalyCLIP.from_author_checkpoint(path, tiny)
     torch.save({"prompt_learner": author_state(width=48)}, path)
     with pytest.raises(CheckpointError, match="prompts of width 48, the text tower of 'tiny-test-0' has width 32"):
@@ -352,7 +352,7 @@ class _Evil:
 def test_the_authors_files_run_no_code(tiny: Clip, tmp_path: Path) -> None:
     path = tmp_path / "epoch_15.pth"
     path.write_bytes(pickle.dumps({"prompt_learner": _Evil()}))
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch file of tensors"):
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         AnomalyCLIP.from_author_checkpoint(path, tiny)
 
 

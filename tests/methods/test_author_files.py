@@ -87,8 +87,8 @@ def test_what_is_not_the_expected_tensors_is_refused(
 ) -> None:
     path, canary = tmp_path / "source.pth", tmp_path / "canary"
     words = {
-        "code": "cannot be read as a PyTorch file of tensors",
-        "module": "cannot be read as a PyTorch file of tensors",
+        "code": "cannot be read as a checkpoint",
+        "module": "cannot be read as a checkpoint",
         "extra key": r"holds \['surprise'\], which AnomalyCLIP's released code does not write",
         "nan": "is damaged: 'ctx_pos' holds values that are NaN or infinite",
         "shape": r"does not fit 'anomalyclip/visa' on 'zsad-mini', first at 'prompts\.ctx_normal': expected shape "

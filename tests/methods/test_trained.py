@@ -299,7 +299,7 @@ def test_weights_files_that_do_not_fit(tiny: Clip, tmp_path: Path) -> None:
         AnomalyCLIP(tiny, n_ctx=3).load_weights(path)
     with pytest.raises(CheckpointError, match=r"unknown \['prompts.ctx_abnormal'\]"):
         AnomalyCLIP(tiny, share_context=True).load_weights(path)
-    with pytest.raises(FileNotFoundError, match="No weights file"):
+    with pytest.raises(FileNotFoundError, match="No such checkpoint"):
         AnomalyCLIP.from_weights(tmp_path / "none.safetensors")
     (tmp_path / "b.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="was not written by save_weights"):

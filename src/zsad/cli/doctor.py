@@ -15,7 +15,7 @@ from rich.table import Table
 
 from zsad import __version__
 from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
-from zsad.methods import METHODS, Method
+from zsad.methods import METHODS
 
 _PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "open_clip_torch", "timm", "jsonargparse",
@@ -50,7 +50,7 @@ def diagnose() -> dict[str, Any]:
         name: {
             "published_backbone": kind.published_backbone,
             "published_weights_cached": cached_weights(kind.published_backbone) is not None,
-            "needs_checkpoint": kind.loss is not Method.loss,
+            "needs_checkpoint": kind.learns(),
             "works_offline": here,
         }
         for name, kind in METHODS.items()

@@ -3,10 +3,12 @@
 import json
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -14,8 +16,12 @@ from rich.console import Console
 
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
 from zsad.methods import METHODS, Method
+from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
 from zsad.types import Batch, Prediction
+from zsad.weights.checkpoints import read_checkpoint, refuse_pickles
+
+_OWN_CHECKPOINTS = ("last", "best", "hpc")  # words of the Trainer for files that it wrote itself
 
 
 class MapWriter(BasePredictionWriter):
@@ -63,6 +69,34 @@ class ZsadCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--out`` for the files that ``predict`` writes."""
         parser.add_argument("--out", type=str, default="zsad-predictions", help="folder that predict writes to")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the arguments, and remember which options of the model were given by hand."""
+        super().parse_arguments(parser, args)
+        typed = parser.parse_args(args, defaults=False)
+        model = typed[typed.subcommand].get("model") or {}
+        self._by_hand: dict[str, Any] = dict(vars(model.get("init_args") or Namespace()))
+
+    def _parse_ckpt_path(self) -> None:
+        """Take from a checkpoint what a checkpoint may set, in place of Lightning's reading, which takes everything.
+
+        Raises:
+            CheckpointError: It is of another class, contradicts what was given by hand, or may not be read.
+            FileNotFoundError: There is no such file.
+        """
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if path is None or path in _OWN_CHECKPOINTS:
+            return
+        refuse_pickles(config.get("weights_only"))
+        module, _, name = config.model.class_path.rpartition(".")
+        saved = read_checkpoint(path)
+        kind = getattr(import_module(module), name)
+        options = stored_options(kind, saved, self._by_hand, path)
+        if "backbone" not in self._by_hand:
+            options["backbone"] = stored_backbone(kind, saved, path)
+        for option, value in options.items():
+            config.model.init_args[option] = value
 
     def before_instantiate_classes(self) -> None:
         """Keep no predictions in memory: they go to files."""

@@ -105,6 +105,13 @@ def model_config(name: str) -> dict[str, Any]:
     return config
 
 
+def is_named(name: str) -> bool:
+    """Whether a name means weights that open_clip or this library knows: no file, no place in the network."""
+    model_name, _, source = name.partition("/")
+    known = model_name in open_clip.list_models()
+    return name == MINI or (known and source in (RANDOM, *open_clip.list_pretrained_tags_by_model(model_name)))
+
+
 def cached_weights(name: str) -> Path | None:
     """Return where the weights of a backbone lie on this machine, or None if a download would be needed."""
     if name == MINI:

@@ -18,6 +18,7 @@ from zsad.datamodules.records import PackedRecords
 from zsad.datamodules.sampler import UnpaddedDistributedSampler
 from zsad.datamodules.training import TrainingDataset, draw_shots, load_augment
 from zsad.types import Batch, ImageProtocol, Record
+from zsad.weights.checkpoints import CheckpointError
 
 
 class DatasetNotFoundError(FileNotFoundError):
@@ -264,6 +265,15 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         testing = self.trainer is not None and self.trainer.state.fn in ("test", "validate")
         if testing and (self.facts is not None or state_dict.get("root") == str(self.root.absolute())):
             self._refuse_same(state_dict.get("name", ""))
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: a data module is its root, and a file never says where to read.
+
+        Raises:
+            CheckpointError: Always.
+        """
+        raise CheckpointError(f"Data modules are not restored from checkpoints: make {cls.__name__}(root) by hand.")
 
     def _refuse_same(self, source: str) -> None:
         if not self.allow_same:

@@ -1,7 +1,6 @@
 """A method by its name, with its learned parameters."""
 
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,14 @@ import torch
 from zsad.clip import Clip
 from zsad.clip.loading import MINI
 from zsad.inference.predictor import Predictor
-from zsad.methods import CheckpointError, Method, get_method
-from zsad.methods.trained import read_weights
+from zsad.methods import Method, get_method
+from zsad.methods.restoring import restore
+from zsad.weights.checkpoints import is_ours, read_checkpoint
 
 PUBLISHED = "published"
 
 
 UNTRAINED = "untrained"
-
-
-_FOREIGN = "'{}' is not a checkpoint written by 'zsad fit' or a Trainer with a zsad method."
 
 
 class SyntheticModelWarning(UserWarning):
@@ -48,8 +45,10 @@ def load_model(
         device: ``"auto"`` for the first accelerator, or a torch device.
         batch_size: Images per forward pass.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
-        **options: Arguments of the method's class; they have precedence over those in the checkpoint. For a
-            transductive method (MuSc) ``panel`` may also be the file of a panel to score against.
+        **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
+            was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
+            models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
+            of a panel to score against.
 
     Raises:
         ValueError: The method or the backbone is unknown, or a trained method is asked for without a checkpoint.
@@ -66,7 +65,7 @@ def load_model(
     panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
     if checkpoint == UNTRAINED:
         checkpoint = None
-    elif checkpoint is None and kind.loss is not Method.loss:
+    elif checkpoint is None and kind.learns():
         raise ValueError(
             f"{kind.__name__} learns parameters, and no checkpoint is given: its scores would be those of random ones. "
             f"Train it ('zsad fit --model {kind.__name__} --data ...') and pass checkpoint='....ckpt', "
@@ -93,39 +92,10 @@ def load_model(
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:
     saved = read_checkpoint(checkpoint)
-    if "zsad" not in saved:
-        if not hasattr(kind, "from_author_checkpoint"):
-            raise CheckpointError(_FOREIGN.format(checkpoint))
-        backbone = backbone or kind.published_backbone
-        restored: Method = kind.from_author_checkpoint(checkpoint, backbone=backbone, **options)
+    if not is_ours(saved) and hasattr(kind, "from_author_checkpoint"):
+        restored: Method = kind.from_author_checkpoint(
+            checkpoint, backbone=backbone or kind.published_backbone, **options
+        )
         return restored
-    # Lightning's command line adds notes of its own, with an underscore in front
-    stored = {name: value for name, value in saved.get("hyper_parameters", {}).items() if not name.startswith("_")}
-    known = stored.pop("backbone", None)
-    method: Method = kind(backbone=backbone or known or kind.published_backbone, **{**stored, **options})
-    method.on_load_checkpoint(saved)
-    method.load_state_dict(saved["state_dict"])
+    method: Method = restore(kind, saved, backbone, options, str(checkpoint))
     return method
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return what is in a file of ``zsad fit``, of ``save_weights`` or of a paper's authors; no code in it is run.
-
-    Returns:
-        A Lightning checkpoint; one of ours has the key ``"zsad"``, and ``"state_dict"``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: It holds no dictionary of tensors and plain values.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No such checkpoint: '{path}'.")
-    if path.suffix == ".safetensors":
-        return read_weights(path)
-    content: Any = None
-    with suppress(Exception):  # whatever the file holds, the answer is the same
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise CheckpointError(_FOREIGN.format(path))
-    return content

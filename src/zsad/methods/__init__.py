@@ -7,7 +7,7 @@ from zsad.methods.adaclip.method import AdaCLIP
 from zsad.methods.alfa.method import ALFA
 from zsad.methods.anomalyclip import AnomalyCLIP
 from zsad.methods.anovl.method import AnoVL
-from zsad.methods.base import CheckpointError, Method
+from zsad.methods.base import Method
 from zsad.methods.clip import CLIP
 from zsad.methods.clipac import CLIPAC
 from zsad.methods.coop import CoOp
@@ -17,6 +17,7 @@ from zsad.methods.transmm import TransMM
 from zsad.methods.vand import VAND
 from zsad.methods.visualad import VisualAD
 from zsad.methods.winclip import WinCLIP
+from zsad.weights.checkpoints import CheckpointError
 
 METHODS: dict[str, type[Method]] = {
     "clip": CLIP,

@@ -16,9 +16,9 @@ from zsad.clip.blocks import TwoPath, two_path
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.author_files import read_anomalyclip, whose
-from zsad.methods.base import CheckpointError
 from zsad.methods.prompt_learner import DeepTokenCast, PromptLearner, PromptMethod
 from zsad.types import Batch, Context, ImageProtocol, Prediction
+from zsad.weights.checkpoints import CheckpointError
 
 DpamAttention = Literal["vv", "qq", "kk", "qk"]
 
@@ -72,6 +72,7 @@ class AnomalyCLIP(PromptMethod):
     published_protocol = ImageProtocol(size=518)
     published_epochs = 15
     published_batch_size = 8
+    word_options = frozenset({"normal_words", "abnormal_words"})
 
     def __init__(
         self,

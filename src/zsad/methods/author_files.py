@@ -11,8 +11,8 @@ from torch import Tensor
 
 from zsad import __version__
 from zsad.clip.loading import model_config
-from zsad.methods.base import CheckpointError
 from zsad.weights import store
+from zsad.weights.checkpoints import CheckpointError, local_file, read_tensors
 from zsad.weights.expected import MismatchError
 from zsad.weights.fetch import Report
 from zsad.weights.registry import NotPublishedError, WeightsEntry, find
@@ -41,22 +41,6 @@ class Reader(NamedTuple):
 
 
 # ---- what all layouts share
-
-
-def load_file(path: str | Path) -> Any:
-    """Return the content of a PyTorch file without running code that it may hold.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: It holds anything but tensors and plain values.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint file '{path}'.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"'{path}' cannot be read as a PyTorch file of tensors: {error}") from error
 
 
 def only_tensors(path: str | Path, content: Any, what: str) -> dict[str, Tensor]:
@@ -112,9 +96,7 @@ def whose(path: str | Path, method: str, otherwise: str | None = None) -> list[d
         FileNotFoundError: There is no such file.
         CheckpointError: It is the published file of another method, which may well have the same layout.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint file '{path}'.")
+    path = local_file(path)
     try:
         entry = store.refuse_another(path, method)
     except MismatchError as error:
@@ -136,7 +118,7 @@ def read_anomalyclip(path: str | Path) -> AuthorState:
         FileNotFoundError: There is no such file.
         CheckpointError: Its layout is another one.
     """
-    loaded = load_file(path)
+    loaded = read_tensors(path)
     if isinstance(loaded, dict):
         loaded = loaded.get("prompt_learner", loaded)
     state = only_tensors(path, loaded, "AnomalyCLIP's prompt learner")
@@ -182,7 +164,7 @@ def read_vand(path: str | Path) -> AuthorState:
         FileNotFoundError: There is no such file.
         CheckpointError: Its layout is another one.
     """
-    loaded = load_file(path)
+    loaded = read_tensors(path)
     state = loaded.get("trainable_linearlayer") if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
         keys = sorted(map(str, loaded)) if isinstance(loaded, dict) else type(loaded).__name__

@@ -1,12 +1,14 @@
 """What all methods share: backbone, text cache, smoothing, evaluation, logging and checkpoints without the backbone."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from typing_extensions import Self
 
@@ -17,15 +19,13 @@ from zsad.clip.loading import Activation
 from zsad.functional.maps import smooth
 from zsad.methods.evaluation import ClassRule, Evaluation
 from zsad.methods.few_shot import FewShot
+from zsad.methods.restoring import restore
 from zsad.metrics import Evaluator
 from zsad.types import Batch, Context, ImageProtocol, Prediction
+from zsad.weights.checkpoints import CheckpointError, CheckpointFiles, local_file, read_checkpoint, refuse_pickles
 
 SCORES_DEPEND = "Scores depend on the other images of the folder."
 """What has to be said wherever scores of a transductive method are read."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint does not fit the method that is asked to load it."""
 
 
 class Method(FewShot, ABC):
@@ -54,6 +54,14 @@ class Method(FewShot, ABC):
     """True if the scores of an image depend on the other images of its folder (MuSc)."""
     score_range: tuple[float, float] | None = (0.0, 1.0)
     """Declared range of the anomaly maps, for the evaluator's bins; None if unbounded."""
+
+    free_options: ClassVar[frozenset[str]] = frozenset(
+        {"image_size", "sigma", "metrics", "shots", "references", "shot_seed"}
+    )
+    """Options that decide nothing about what is learned: given by hand, they replace a checkpoint's. A child names its
+    own only; those of its parents stay."""
+    word_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that are words for prompts and nothing else: a checkpoint may set them although they are text."""
 
     clip: Clip
     evaluator: Evaluator
@@ -121,6 +129,11 @@ class Method(FewShot, ABC):
         """Return the objective as ``loss`` and whatever else should be logged; trained methods only."""
         raise TypeError(f"{type(self).__name__} is training-free: there is nothing to fit; use test, predict or score.")
 
+    @classmethod
+    def learns(cls) -> bool:
+        """Whether there is something to fit."""
+        return cls.loss is not Method.loss
+
     # ---- prediction
 
     def text(self, class_names: Sequence[str]) -> Tensor:
@@ -161,6 +174,19 @@ class Method(FewShot, ABC):
         return prediction._replace(anomaly_map=smooth(prediction.anomaly_map, self.sigma))
 
     # ---- Lightning
+
+    def setup(self, stage: str) -> None:
+        """Let the Trainer read and write checkpoints through :class:`~zsad.weights.checkpoints.CheckpointFiles`.
+
+        Raises:
+            CheckpointError: If it is to start from a URL or a folder.
+            FileNotFoundError: If it is to start from a file that is not there.
+        """
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:  # somebody's own stays
+            strategy.checkpoint_io = CheckpointFiles()
+        if self.trainer.ckpt_path is not None:
+            local_file(self.trainer.ckpt_path)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log each loss and return the objective."""
@@ -258,8 +284,43 @@ class Method(FewShot, ABC):
                 f"unknown {sorted(found - expected)}. It was probably written by another method or other options."
             )
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | os.PathLike[str] | IO[bytes],
+        map_location: Any = "cpu",
+        hparams_file: None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Return the method that a checkpoint or a file of ``save_weights`` holds; no code in it is run.
+
+        Args:
+            checkpoint_path: The file, or one that is open.
+            map_location: Where the parameters go.
+            hparams_file: Not supported; give options by name.
+            strict: Not supported: parameters must fit.
+            weights_only: Always True.
+            **kwargs: Constructor options in place of the checkpoint's: what touches paths, network or other programs is
+                never taken from a file, what decides what was learned cannot be replaced.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: It is a URL, cannot be read without running code, or does not fit.
+            ValueError: Something unsupported is asked for.
+        """
+        refuse_pickles(weights_only)
+        if hparams_file is not None or strict is False:
+            raise ValueError("load_from_checkpoint takes no hparams_file and no strict=False: give options by name.")
+        saved = read_checkpoint(checkpoint_path, map_location)
+        return restore(cls, saved, kwargs.pop("backbone", None), kwargs, str(checkpoint_path))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what identifies the model: method, backbone, version."""
+        if "hyper_parameters" in checkpoint:  # a path is no plain value
+            stored = checkpoint["hyper_parameters"].items()
+            checkpoint["hyper_parameters"] = {key: str(one) if isinstance(one, Path) else one for key, one in stored}
         checkpoint["zsad"] = {"method": type(self).__name__, "backbone": self.clip.name, "version": __version__}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

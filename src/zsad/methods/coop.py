@@ -46,6 +46,7 @@ class CoOp(PromptMethod):
     published_protocol = ImageProtocol(size=518)
     published_epochs = 50
     published_batch_size = 32
+    word_options = frozenset({"normal_words", "abnormal_words"})
 
     def __init__(
         self,

@@ -9,21 +9,22 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self
 
 from zsad.clip import Clip
-from zsad.methods.base import CheckpointError
 from zsad.methods.cached import CachedFeatures
 from zsad.methods.provenance import SameDataError, as_data_sets, describe_training, overlap
+from zsad.methods.restoring import restore
 from zsad.training.token_cache import (
     CachedSamples,
     CacheDtype,
 )
 from zsad.types import Batch, Prediction
+from zsad.weights.checkpoints import CheckpointError, read_weights
+from zsad.weights.files import write_whole
 
 
 class UntrainedWarning(UserWarning):
@@ -51,6 +52,7 @@ class TrainedMethod(CachedFeatures):
     """Epochs of the published training."""
     published_batch_size: ClassVar[int]
     """Batch size of the published training."""
+    free_options = frozenset({"cache", "cache_dtype", "cache_dir", "allow_same_data"})
     training_stages: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Options of each fit that a finished model takes, in order; one fit unless a child says otherwise."""
     previous_stage: ClassVar[str] = ""
@@ -194,10 +196,7 @@ class TrainedMethod(CachedFeatures):
         tensors |= {
             f"zsad.{name}": made.pop(name).contiguous() for name in list(made) if isinstance(made[name], Tensor)
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path, metadata={"zsad": json.dumps(made, default=str)})
-        return path
+        return write_whole(path, save(tensors, metadata={"zsad": json.dumps(made, default=str)}))
 
     def load_weights(self, path: str | Path) -> Self:
         """Read a file of :meth:`save_weights` into this model and return it.
@@ -227,34 +226,4 @@ class TrainedMethod(CachedFeatures):
             FileNotFoundError: If there is no such file.
             CheckpointError: If it was written by another method or for another backbone.
         """
-        saved = read_weights(path)
-        if saved["zsad"]["method"] != cls.__name__:
-            raise CheckpointError(f"'{path}' was written by {saved['zsad']['method']}, not by {cls.__name__}.")
-        arguments = {**saved["hyper_parameters"], **options}
-        if backbone is not None:
-            arguments["backbone"] = backbone
-        return cls(**arguments).load_weights(path)
-
-
-def read_weights(path: str | Path) -> dict[str, Any]:
-    """Return the content of a file of :meth:`TrainedMethod.save_weights`, laid out like a Lightning checkpoint.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If it is something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No weights file '{path}'.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            made = json.loads((file.metadata() or {})["zsad"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except Exception as error:  # whatever the file holds, the answer is the same
-        raise CheckpointError(f"'{path}' was not written by save_weights: {type(error).__name__} {error}") from error
-    parts: dict[str, dict[str, Any]] = {"parameters": {}, "zsad": {}}
-    for name, value in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value
-    hyper_parameters = made.pop("hyper_parameters")
-    return {"state_dict": parts["parameters"], "zsad": made | parts["zsad"], "hyper_parameters": hyper_parameters}
+        return restore(cls, read_weights(path), backbone, options, str(path))

@@ -42,6 +42,7 @@ class TransMM(Method):
     """
 
     published_backbone = "ViT-B-16-plus-240/laion400m_e32"
+    word_options = frozenset({"text"})
     published_protocol = ImageProtocol(size=240)
 
     def __init__(

@@ -63,6 +63,7 @@ class VAND(TrainedMethod):
     published_batch_size = 8
     draw_with_replacement = True
     few_shot_in_score = True
+    free_options = frozenset({"few_shot_score"})
 
     def __init__(
         self,

@@ -11,9 +11,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import upsample
-from zsad.methods.author_files import load_file, only_tensors, whose
-from zsad.methods.base import CheckpointError
-from zsad.methods.trained import read_weights
+from zsad.methods.author_files import only_tensors, whose
+from zsad.weights.checkpoints import CheckpointError, read_checkpoint
 
 SCALE = 100.0
 """Factor on the cosines of patches and text, in the loss and in the map."""
@@ -166,24 +165,19 @@ def read_adapter(path: str | Path, which: str) -> StoredAdapter:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it does not hold that adapter.
+        CheckpointError: If it cannot be read or does not hold that adapter.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No file '{path}' to read the {which} of AA-CLIP from.")
-    try:
-        content = read_weights(path) if Path(path).suffix == ".safetensors" else load_file(path)
-    except CheckpointError as error:
-        raise ValueError(f"'{path}' cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    if isinstance(content, dict) and isinstance(content.get(which), dict):
+    content = read_checkpoint(path)
+    if isinstance(content.get(which), dict):
         whose(path, "AACLIP")
         return StoredAdapter(only_tensors(path, content[which], f"AA-CLIP's {which}"), content, True)
     prefix = f"{which}."
-    whole = content.get("state_dict", {}) if isinstance(content, dict) else {}
+    whole = content.get("state_dict", {})
     state = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
     if not state:
-        keys = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(
-            f"'{path}' holds no {which}: expected a checkpoint of AACLIP or the authors' layout, found {keys}."
+        raise CheckpointError(
+            f"'{path}' holds no {which}: expected a checkpoint of AACLIP or the authors' layout, found "
+            f"{sorted(map(str, content))}."
         )
     return StoredAdapter(state, content, False)
 

@@ -14,9 +14,9 @@ from zsad.methods.aaclip.adapters import (
 from zsad.methods.aaclip.options import (
     Stage,
 )
-from zsad.methods.base import CheckpointError
 from zsad.methods.trained import TrainedMethod
 from zsad.prompts import Prompts
+from zsad.weights.checkpoints import CheckpointError
 
 
 class Anchors(TrainedMethod):

@@ -30,9 +30,9 @@ from zsad.methods.aaclip.options import (
     read,
 )
 from zsad.methods.aaclip.stored import Stored
-from zsad.methods.base import CheckpointError
 from zsad.prompts import load_prompts
 from zsad.types import Context, ImageProtocol, Prediction
+from zsad.weights.checkpoints import CheckpointError
 
 
 class AACLIP(Stored):
@@ -106,6 +106,7 @@ class AACLIP(Stored):
     published_epochs = 20
     """Of the second stage, of which the 15th is reported; 5 in the first."""
     published_batch_size = 2
+    free_options = frozenset({"stage", "domain", "benchmark", "blur", "templates", "abnormal_states"})
     """Of the second stage; 16 in the first."""
 
     training_stages: ClassVar[tuple[dict[str, str], ...]] = ({"stage": "text"}, {"stage": "image"})

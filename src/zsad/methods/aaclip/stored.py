@@ -14,7 +14,8 @@ from zsad.methods.aaclip.adapters import (
 )
 from zsad.methods.aaclip.options import STAGES, Stage
 from zsad.methods.aaclip.training import Training
-from zsad.methods.base import CheckpointError, Method
+from zsad.methods.base import Method
+from zsad.weights.checkpoints import CheckpointError
 
 
 class Stored(Training):

@@ -17,9 +17,9 @@ from zsad.methods.aaclip.adapters import (
 )
 from zsad.methods.aaclip.features import Features
 from zsad.methods.aaclip.options import STAGES, Domain
-from zsad.methods.base import CheckpointError
 from zsad.training.augment import ColourJitter, move_batch
 from zsad.types import Batch
+from zsad.weights.checkpoints import CheckpointError
 
 
 class Training(Features):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from zsad.clip import Clip
-from zsad.methods.base import CheckpointError
 from zsad.methods.trained import TrainedMethod
+from zsad.weights.checkpoints import CheckpointError
 
 _PREFIX = "clip_model."
 _ALL = (

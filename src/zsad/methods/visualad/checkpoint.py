@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsad.methods.base import CheckpointError
+from zsad.weights.checkpoints import CheckpointError
 
 _BACKBONE = "ViT-L/14@336px"
 _SOURCES = {"train_on_visa": "visa", "train_on_mvtec": "mvtec_ad"}
