@@ -18,15 +18,15 @@ from zsad.clip import Clip, UnsupportedModelError
 @torch.no_grad()
 def test_tokens_equal_encode_image(quick_gelu: bool, image: Tensor) -> None:
     clip = make_clip(quick_gelu)
-    torch.testing.assert_close(clip.encode_image(image).cls, clip.model.encode_image(image), atol=1e-6, rtol=0)
+    torch.testing.assert_close(clip.encode_image(image).cls, clip.model.encode_image(image), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_text_equals_encode_text(tiny: Clip) -> None:
     texts = ["a photo of a cat", "x", "a long sentence about a damaged metal nut without any flaw."]
     expected = tiny.model.encode_text(tiny.tokenize(texts))
-    torch.testing.assert_close(tiny.encode_text(tiny.tokenize(texts)), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(tiny.encode_prompts(texts), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(tiny.encode_text(tiny.tokenize(texts)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiny.encode_prompts(texts), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def test_patches_of_every_layer_equal_open_clip_intermediates(tiny: Clip, image:
     expected = tiny.model.visual.forward_intermediates(image, indices=list(range(tiny.depth)), output_fmt="NLC")
     tokens = tiny.encode_image(image, layers)
     for number, raw in zip(layers, expected["image_intermediates"], strict=True):
-        torch.testing.assert_close(tokens.patches[number], tiny.project(tiny.ln_post(raw)), atol=1e-6, rtol=0)
+        torch.testing.assert_close(tokens.patches[number], tiny.project(tiny.ln_post(raw)), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def test_bicubic_position_table_is_what_open_clip_does_on_loading(tiny: Clip) ->
     resize_pos_embed(state, larger)
     larger.load_state_dict(state)
     big = torch.randn(2, 3, 48, 48)
-    torch.testing.assert_close(tiny.encode_image(big).cls, larger.encode_image(big), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny.encode_image(big).cls, larger.encode_image(big), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

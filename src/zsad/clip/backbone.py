@@ -9,12 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from zsad.clip.blocks import State, Step, plain, run
+from zsad.clip.blocks import State, Step, TwoPath, full, plain, run
 from zsad.types import Tokens
 
 Position = Literal["bicubic", "bicubic_plain", "bilinear"]
 """How a position table is resized to another grid; see :class:`Clip`."""
 
+Precision = Literal["32", "bf16", "fp16"]
+"""Of the blocks of both towers; everything before and after them stays float32."""
+
+_DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WANTED = "an open_clip.CLIP with a Vision Transformer that has a class token and a plain causal text tower"
 
 
@@ -49,6 +53,19 @@ def _check(model: nn.Module, name: str) -> None:
             raise UnsupportedModelError(f"Model '{name}' is not supported: {reason}. zsad needs {_WANTED}.")
 
 
+def _as(blocks: Any, x: Tensor) -> Tensor:
+    """Return tokens in the precision of the blocks; what autocast does is autocast's business."""
+    dtype: torch.dtype = blocks[0].ln_1.weight.dtype
+    return x.to(dtype) if dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _full(state: State) -> State:
+    """Return a state in float32, if it is in half precision."""
+    if isinstance(state, TwoPath):
+        return TwoPath(full(state.main), tuple(full(one) for one in state.side))
+    return full(state)
+
+
 def _forget_tables(module: Any, keys: Any) -> None:
     """Drop what was resized from the weights before; a function of the module, so that a Clip can be pickled."""
     module._tables.clear()
@@ -78,11 +95,28 @@ class Clip(nn.Module):
         self.model: Any = model
         self.name = name
         self.position: Position = position
+        self.precision: Precision = "32"
         self.tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
         self._tables: dict[tuple[int, int], Tensor] = {}
         self.register_load_state_dict_post_hook(_forget_tables)
         self.requires_grad_(False)
         self.eval()
+
+    def cast(self, precision: Precision) -> Self:
+        """Round the weights of the blocks of both towers, once and in place; states are float32 outside the blocks.
+
+        Raises:
+            ValueError: The precision is unknown, or the weights are rounded already.
+        """
+        if precision not in _DTYPES:
+            raise ValueError(f"precision must be one of {list(_DTYPES)}, got '{precision}'.")
+        if precision != self.precision:
+            if self.precision != "32":
+                raise ValueError(f"'{self.name}' was rounded to {self.precision}: load it again for '{precision}'.")
+            for tower in (self.model.visual.transformer, self.model.transformer):
+                tower.to(_DTYPES[precision])
+            self.precision = precision
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode whatever the caller's mode is: the backbone is frozen."""
@@ -194,7 +228,9 @@ class Clip(nn.Module):
         wrong = [number for number in keep if not 1 <= number <= self.depth]
         if wrong:
             raise ValueError(f"'{self.name}' has image blocks 1 to {self.depth}, got layers {sorted(keep)}.")
-        return run(self.model.visual.transformer.resblocks, x, step or plain(), keep)
+        blocks = self.model.visual.transformer.resblocks
+        state, kept = run(blocks, _as(blocks, x), step or plain(), keep)
+        return _full(state), {number: _full(one) for number, one in kept.items()}
 
     def ln_pre(self, x: Tensor) -> Tensor:
         """Apply the image tower's first LayerNorm, any shape (..., width)."""
@@ -240,7 +276,9 @@ class Clip(nn.Module):
         """
         length = x.shape[1]
         x = x + self.model.positional_embedding[:length].to(x.dtype)
-        x, _ = run(self.model.transformer.resblocks, x, step or plain(self.causal_mask[:length, :length]))
+        blocks = self.model.transformer.resblocks
+        x, _ = run(blocks, _as(blocks, x), step or plain(self.causal_mask[:length, :length]))
+        x = full(x)
         return self.model.ln_final(x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)])
 
     def project_text(self, x: Tensor) -> Tensor:

@@ -39,11 +39,16 @@ def run(
     return state, kept
 
 
+def full(x: Tensor) -> Tensor:
+    """Return half precision as float32, everything else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def plain(mask: Tensor | None = None) -> Step:
     """Return the step of ordinary CLIP; ``mask`` (tokens, tokens) is added to the attention logits (text tower)."""
 
     def step(number: int, block: nn.Module, x: Tensor) -> Tensor:
-        return block(x, attn_mask=mask)
+        return whole(block, x, mask)
 
     return step
 
@@ -62,6 +67,28 @@ def merge_heads(block: nn.Module, x: Tensor) -> Tensor:
     return attn.out_proj(x.transpose(1, 2).flatten(2))
 
 
+def after_attention(block: Any, x: Tensor, out: Tensor) -> Tensor:
+    """Return what a block makes of its input ``x`` and its attention's output ``out``, both (batch, tokens, width)."""
+    x = x + block.ls_1(out)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def whole(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the output of a whole block, (batch, tokens, width).
+
+    open_clip's own call ends in an attention module with an inference path of its own, which is several times slower
+    in half precision on a CPU.
+
+    Args:
+        block: open_clip's residual block.
+        x: Tokens, (batch, tokens, width).
+        mask: Added to the attention logits, (tokens, tokens).
+    """
+    q, k, v = qkv(block, block.ln_1(x))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
+    return after_attention(block, x, merge_heads(block, out))
+
+
 def side_attention(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, kind: SideAttention) -> Tensor:
     """Return self-correlation attention: ``kind`` names what plays query and key; ``"v"`` mixes no tokens at all."""
     if kind == "v":
@@ -78,8 +105,9 @@ def value(block: Any, x: Tensor) -> Tensor:
         x: Tokens that enter the block, (batch, tokens, width), before ``ln_1``.
     """
     width = x.shape[-1]
-    v = F.linear(block.ln_1(x), block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
-    return block.attn.out_proj(v)
+    x = block.ln_1(x.to(block.ln_1.weight.dtype))
+    v = F.linear(x, block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
+    return full(block.attn.out_proj(v))
 
 
 def two_path(
@@ -98,9 +126,9 @@ def two_path(
             stream itself, as AnoVL's equation 7 is printed.
     """
 
-    def step(number: int, block: Any, state: Tensor | TwoPath) -> Tensor | TwoPath:
+    def step(number: int, block: Any, state: Any) -> Tensor | TwoPath:
         if number < first:
-            return block(state)
+            return whole(block, state)
         main, side = state if isinstance(state, TwoPath) else (state, (state,) * len(kinds))
         q, k, v = qkv(block, block.ln_1(main))
         if source == "stream":
@@ -109,9 +137,8 @@ def two_path(
             side = tuple(
                 a + side_attention(block, *qkv(block, block.ln_1(a)), kind) for a, kind in zip(side, kinds, strict=True)
             )
-        main = main + block.ls_1(merge_heads(block, F.scaled_dot_product_attention(q, k, v)))
-        main = main + block.ls_2(block.mlp(block.ln_2(main)))
-        return TwoPath(main, side)
+        out = merge_heads(block, F.scaled_dot_product_attention(q, k, v))
+        return TwoPath(after_attention(block, main, out), side)
 
     return step
 
@@ -129,7 +156,7 @@ def deep_prompts(prompts: Sequence[Tensor], mask: Tensor | None) -> Step:
         if 2 <= number <= len(prompts) + 1:
             new = prompts[number - 2].expand(len(x), -1, -1)
             x = torch.cat([x[:, :1], new.to(x.dtype), x[:, 1 + new.shape[1] :]], dim=1)
-        return block(x, attn_mask=mask)
+        return whole(block, x, mask)
 
     return step
 
@@ -148,7 +175,7 @@ def append_prompts(prompts: Sequence[Tensor]) -> Step:
         if number <= len(prompts):
             new = prompts[number - 1].to(x.dtype).expand(len(x), -1, -1)
             x = torch.cat([x if number == 1 else x[:, : -new.shape[1]], new], dim=1)
-        return block(x)
+        return whole(block, x)
 
     return step
 
@@ -163,12 +190,13 @@ def adapters(modules: Sequence[nn.Module], weight: float, mask: Tensor | None = 
     """
 
     def step(number: int, block: nn.Module, x: Tensor) -> Tensor:
-        x = block(x, attn_mask=mask)
-        if number <= len(modules):
-            new = modules[number - 1](x)
-            scale = x.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)
-            x = weight * new * scale + (1 - weight) * x
-        return x
+        x = whole(block, x, mask)
+        if number > len(modules):
+            return x
+        wide = full(x)  # adapters are learned, in float32
+        new = modules[number - 1](wide)
+        scale = wide.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)
+        return (weight * new * scale + (1 - weight) * wide).to(x.dtype)
 
     return step
 
@@ -186,14 +214,13 @@ def vv_tower(first: int, axis: Literal["token", "batch"] = "token") -> Step:
             AA-CLIP, the tokens at its position in the other images.
     """
 
-    def step(number: int, block: Any, state: Tensor | TwoPath) -> Tensor | TwoPath:
+    def step(number: int, block: Any, state: Any) -> Tensor | TwoPath:
         if number < first:
-            return block(state)
+            return whole(block, state)
         main, (side,) = state if isinstance(state, TwoPath) else (state, (state,))
         x = side.transpose(0, 1) if axis == "batch" else side
         v = qkv(block, block.ln_1(x))[2]
-        x = x + block.ls_1(merge_heads(block, F.scaled_dot_product_attention(v, v, v)))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        return TwoPath(block(main), (x.transpose(0, 1) if axis == "batch" else x,))
+        x = after_attention(block, x, merge_heads(block, F.scaled_dot_product_attention(v, v, v)))
+        return TwoPath(whole(block, main), (x.transpose(0, 1) if axis == "batch" else x,))
 
     return step

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.clip.backbone import Clip
-from zsad.clip.blocks import Step, merge_heads, qkv
+from zsad.clip.blocks import Step, after_attention, merge_heads, qkv, whole
 
 Target = Callable[[Tensor], Tensor]
 """Class-token embeddings (batch, dim), not normalised -> the scalar to explain of each image, (batch,)."""
@@ -120,14 +120,13 @@ def _visible(first: int, kept: list[Tensor]) -> Step:
     def step(number: int, block: Any, x: Tensor) -> Tensor:
         if number < first:
             with torch.no_grad():
-                return block(x)
+                return whole(block, x)
         q, k, v = qkv(block, block.ln_1(x))
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         probability = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if not probability.requires_grad:
             probability.requires_grad_()  # the weights are frozen: nothing below has a gradient
         kept.append(probability)
-        x = x + block.ls_1(merge_heads(block, probability.to(v.dtype) @ v))
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+        return after_attention(block, x, merge_heads(block, probability.to(v.dtype) @ v))
 
     return step

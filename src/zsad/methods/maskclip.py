@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from zsad.clip import Clip
-from zsad.clip.blocks import value
+from zsad.clip.blocks import after_attention, full, value
 from zsad.methods.clip import CLIP
 from zsad.types import ImageProtocol
 
@@ -49,7 +49,7 @@ class MaskCLIP(CLIP):
         block: Any = self.clip.model.visual.transformer.resblocks[-1]
         patches = value(block, before)
         if self.residual:
-            patches = before + block.ls_1(patches)
-            patches = patches + block.ls_2(block.mlp(block.ln_2(patches)))
+            dtype = block.ln_1.weight.dtype
+            patches = full(after_attention(block, before.to(dtype), patches.to(dtype)))
         project, norm = self.clip.project, self.clip.ln_post
         return project(norm(last[:, 0])), project(norm(patches[:, 1:]))

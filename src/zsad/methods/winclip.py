@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.clip import Clip
-from zsad.clip.blocks import Step, merge_heads, qkv
+from zsad.clip.blocks import Step, after_attention, merge_heads, qkv, whole
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.functional.windows import harmonic_mean, window_indices, window_map, window_tokens
 from zsad.methods.base import Method
@@ -152,10 +152,9 @@ def class_token_only(depth: int) -> Step:
 
     def step(number: int, block: Any, x: Tensor) -> Tensor:
         if number < depth:
-            return block(x)
+            return whole(block, x)
         q, k, v = qkv(block, block.ln_1(x))
         out = F.scaled_dot_product_attention(q[:, :, :1], k, v)
-        cls = x[:, :1] + block.ls_1(merge_heads(block, out))
-        return cls + block.ls_2(block.mlp(block.ln_2(cls)))
+        return after_attention(block, x[:, :1], merge_heads(block, out))
 
     return step
