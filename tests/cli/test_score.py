@@ -1,6 +1,6 @@
-import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from zsad.cli.score import main, outermost, overlay_path, read_options, read_scale
+from zsad.cli.main import main as zsad
+from zsad.cli.score import main, overlay_path, read_options, read_scale
 from zsad.clip import load_clip
 from zsad.images import ImageError
 from zsad.inference import load_model
-from zsad.inference.rows import SettingsError
+from zsad.inference.files import outermost
+from zsad.inference.settings import SettingsError
+from zsad.report.cells import read_cells
 from zsad.synthetic import generate
 
 COUNT = 14
@@ -36,7 +39,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return list(read_cells(file))
 
 
 def run(pictures: Path, out: Path, *more: str) -> list[dict[str, str]]:
@@ -300,3 +303,80 @@ def test_explanations_go_into_the_json_lines(pictures: Path, tmp_path: Path) -> 
     assert (tmp_path / "a" / "scores.jsonl").read_bytes() == before
     with pytest.raises(ValueError, match=r"CLIP does not explain its scores; of the methods, \['alfa'\] do"):
         main([*arguments, "--method", "clip", "--out", str(tmp_path / "b")])
+
+
+def test_relabel_needs_no_model_and_the_run_goes_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = sorted(float(row["score"]) for row in run(pictures, tmp_path, "--no-overlays"))
+    with monkeypatch.context() as patch:
+        patch.setattr("zsad.methods.base.load_clip", None)
+        assert zsad(["relabel", str(tmp_path), "--threshold", str(scores[4])]) == 0
+    assert f"{COUNT} rows in" in capsys.readouterr().out
+    assert sum(row["label"] == "1" for row in rows_of(tmp_path)) == COUNT - 4
+    again = run(pictures, tmp_path, "--no-overlays", "--threshold", str(scores[4]))
+    assert again == rows_of(tmp_path)
+    assert zsad(["relabel", str(tmp_path), "--threshold", "nan"]) == 2
+    assert "A threshold must be a finite number, got nan" in capsys.readouterr().err
+
+
+def test_a_changed_file_is_scored_again_and_a_vanished_one_is_marked(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    shutil.copytree(pictures, mine)
+    first = {Path(row["path"]).name: row for row in run(mine, out, "--no-overlays", "--hash")}
+    assert all(len(row["sha256"]) == 64 and row["bytes"] and row["mtime"] for row in first.values())
+    shutil.copy(mine / "lot 1" / "01.png", mine / "lot 0" / "00.png")
+    (mine / "lot 2" / "02.png").unlink()
+    capsys.readouterr()
+    rows = {Path(row["path"]).name: row for row in run(mine, out, "--no-overlays", "--hash")}
+    assert float(rows["00.png"]["score"]) == pytest.approx(float(first["01.png"]["score"]), abs=1e-5)
+    assert rows["02.png"]["warning"] == "The file is gone since it was scored."
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Of the earlier run's images 1 changed and are scored again, 1 are gone: their rows stay" in said
+    rows = {Path(row["path"]).name: row for row in run(mine, out, "--no-overlays", "--hash", "--prune")}
+    assert "02.png" not in rows
+    assert len(rows) == COUNT - 1
+
+
+def test_every_spelling_of_the_folder_is_the_same_run(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures)
+    first = run(Path("lot 0"), tmp_path, "--no-overlays")
+    assert first[0]["path"] == "lot 0/00.png"
+    before = (tmp_path / "scores.jsonl").read_bytes()
+    for spelled in (str(pictures / "lot 0"), "lot 1/../lot 0"):
+        run(Path(spelled), tmp_path, "--no-overlays")
+        assert (tmp_path / "scores.jsonl").read_bytes() == before
+    monkeypatch.chdir(pictures / "lot 0")
+    run(Path("."), tmp_path, "--no-overlays")
+    assert (tmp_path / "scores.jsonl").read_bytes() == before
+
+
+def test_random_numbers_depend_on_the_path_below_the_folder(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "lot 0", tmp_path / "elsewhere")
+    more = ["--method", "anovl", "--option", "adapter=text", "--option", "views=none", "--no-overlays"]
+    one = [float(row["score"]) for row in run(pictures / "lot 0", tmp_path / "a", *more)]
+    two = [float(row["score"]) for row in run(tmp_path / "elsewhere", tmp_path / "b", *more)]
+    assert one == pytest.approx(two, abs=1e-6)
+
+
+def test_two_runs_into_one_folder(pictures: Path, tmp_path: Path) -> None:
+    arguments = [str(pictures), "--method=anovl", "--backbone=zsad-mini", "--batch-size=2", "--device=cpu"]
+    command = [sys.executable, "-m", "zsad.cli.main", "score", *arguments, "--no-overlays", "--out", str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2]
+    assert any("Another run is writing into" in text for text in said)
+    lines = [json.loads(line)["path"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert sorted(lines) == sorted(map(str, pictures.rglob("*.png")))
+
+
+def test_the_output_is_never_an_input(pictures: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(pictures, mine)
+    for _ in range(3):
+        rows = run(mine, mine / "results")
+        assert sorted(row["path"] for row in rows) == sorted(map(str, mine.glob("lot*/*.png")))

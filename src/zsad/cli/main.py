@@ -11,6 +11,7 @@ from zsad import __version__
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("zsad.cli.demo", "run all training-free methods on a generated benchmark; needs nothing else"),
     "score": ("zsad.cli.score", "score every image of a folder, with heat maps; goes on where it stopped"),
+    "relabel": ("zsad.cli.relabel", "give the rows of a run other labels, without scoring again"),
     "fit": ("zsad.cli.trainer", "train a method on a data set (Lightning)"),
     "validate": ("zsad.cli.trainer", "evaluate on the validation part (Lightning)"),
     "test": ("zsad.cli.trainer", "evaluate a method on a benchmark (Lightning)"),

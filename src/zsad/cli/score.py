@@ -5,8 +5,7 @@ import hashlib
 import heapq
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from rich.table import Table
 
 from zsad import __version__
 from zsad.clip.loading import MINI
-from zsad.images import list_images
 from zsad.images.overlay import Scale
 from zsad.inference import Predictor, Result, load_model
-from zsad.inference.rows import Row, RowWriter
+from zsad.inference.files import FileList
+from zsad.inference.rows import Row
+from zsad.inference.writer import RowWriter
 from zsad.methods import METHODS
 from zsad.training.token_cache import tower_key
 
@@ -69,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
         help="leave out images whose path matches, e.g. '*/ground_truth/*' or '*_mask.png'; may be repeated",
     )
     made.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    made.add_argument("--hash", action="store_true", help="keep a digest of each file: its content says if it changed")
+    made.add_argument("--prune", action="store_true", help="drop rows of files that are gone or no longer asked for")
     made.add_argument("--fresh", action="store_true", help="start over, whatever is in DIR from an earlier run")
     return made
 
@@ -77,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0, also if some files could not be read: they have a row with their error."""
     args = parser().parse_intermixed_args(arguments)
     console = Console(stderr=True)
-    total = sum(1 for _ in images(args.paths, args.exclude))
-    if not total:
+    files = FileList(args.paths, args.exclude, avoid=args.out)
+    if not len(files):
         raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
     scale = read_scale(args.scale)
     if args.overlay_size < 1:
@@ -98,16 +100,25 @@ def main(arguments: Sequence[str]) -> int:
             "Leave out --backbone for real work.[/yellow]"
         )
     summary = Summary()
-    with RowWriter(args.out, _settings(args, model), args.batch_size, args.fresh) as writer, _progress(console) as bar:
-        task = bar.add_task("scoring", total=total, completed=len(writer))
-        todo = (path for path in images(args.paths, args.exclude) if not writer.has(path))
-        side = args.overlay_size
+    opened = RowWriter(
+        args.out, _settings(args, model), args.batch_size, args.fresh, files, args.prune, content=args.hash
+    )
+    with opened as writer, _progress(console) as bar:
+        _tell_changes(console, writer)
+        task = bar.add_task("scoring", total=len(files), completed=len(writer))
+        todo = (found for found in files if not writer.has(found.real))
         for batch in model.batches(
-            todo, args.class_name, threshold=args.threshold, size=side, strict=args.strict, num_workers=args.num_workers
+            todo,
+            args.class_name,
+            threshold=args.threshold,
+            size=args.overlay_size,
+            strict=args.strict,
+            num_workers=args.num_workers,
+            content=args.hash,
         ):
             if not args.no_overlays:
                 _save_overlays(batch, args.out, scale)
-            writer.write(map(Row.of, batch))
+            writer.write(Row.of(result, path=writer.shown(str(result.image_path))) for result in batch)
             summary.add(batch)
             bar.advance(task, len(batch))
         _report(console, writer, model, summary, scale if not args.no_overlays else "image")
@@ -126,20 +137,6 @@ class Summary:
             if result.error is None:
                 self.low = min(self.low, float(result.anomaly_map.min()))
                 self.high = max(self.high, float(result.anomaly_map.max()))
-
-
-def images(paths: Sequence[str], exclude: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the path of every image once, in the same order every time; none that matches a pattern in ``exclude``."""
-    for path in map(str, list_images(outermost(paths))):
-        if not any(fnmatch(path, pattern) for pattern in exclude):
-            yield path
-
-
-def outermost(paths: Sequence[str]) -> list[Path]:
-    """Return the paths without repetitions and without those inside another one, so that no image is met twice."""
-    whole = {os.path.realpath(path): Path(path) for path in reversed(paths)}
-    inner = {path for path in whole if any(str(above) in whole for above in Path(path).parents)}
-    return [path for real, path in reversed(whole.items()) if real not in inner]
 
 
 def read_scale(text: str) -> Scale:
@@ -204,6 +201,24 @@ def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
         "explain": args.explain,
         "overlays": None if args.no_overlays else {"scale": args.scale, "size": args.overlay_size},
     }
+
+
+def _tell_changes(console: Console, writer: RowWriter) -> None:
+    """Say in one line what became of the rows of an earlier run."""
+    said = [
+        f"{number} {what}"
+        for number, what in (
+            (writer.repeated, "line(s) stood there twice"),
+            (writer.again, "changed and are scored again"),
+            (writer.gone, "are gone"),
+            (writer.outside, "are not among the files asked for now"),
+        )
+        if number
+    ]
+    if said:
+        kept = f"{writer.pruned} row(s) were dropped" if writer.pruned else "their rows stay (--prune drops them)"
+        end = f": {kept}" if writer.gone or writer.outside else ""
+        console.print(f"Of the earlier run's images {', '.join(said)}{end}.", highlight=False)
 
 
 def _progress(console: Console) -> Progress:

@@ -1,15 +1,37 @@
-"""Which files of a folder are images."""
+"""Which files of a folder are images, and which file is the same as which."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from zsad.images.reading import Size
+from zsad.images.reading import ImageError
 
 IMAGE_EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """What :func:`list_images` takes for an image, in lower case; the comparison ignores case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that is to be read, or a folder that could not be.
+
+    Args:
+        path: As it is shown: the given path, with what was found below it.
+        real: The resolved path: two names of one file have the same.
+        below: Path below the given folder with forward slashes, the file's name if the file itself was given. It does
+            not change when the folder moves; per-image random numbers depend on it.
+        root: The resolved folder that ``below`` starts from.
+        error: Why a folder could not be walked; None for a file.
+    """
+
+    path: str
+    real: str
+    below: str
+    root: str
+    error: str | None = None
 
 
 def is_image(name: str) -> bool:
@@ -22,28 +44,75 @@ def list_images(paths: Iterable[str | Path]) -> Iterator[Path]:
 
     Folders are walked to every depth in sorted order, without opening a file, so memory holds one folder's names.
     Hidden files and folders and names without an image's extension are passed over; a file that is named outright is
-    always yielded. A folder that links back to one above it is entered once.
+    always yielded. A folder is walked once, whichever links lead to it.
+
+    Raises:
+        FileNotFoundError: A given path does not exist.
+        ImageError: A folder cannot be read.
+    """
+    for found in walk(paths):
+        if found.error is not None:
+            raise ImageError(found.error)
+        yield Path(found.path)
+
+
+def walk(
+    paths: Iterable[str | Path], passed: Counter[str] | None = None, avoid: str | Path | None = None
+) -> Iterator[Found]:
+    """Yield what :func:`list_images` does, with the identity of each file; a folder that fails is an item of its own.
+
+    Args:
+        paths: Files and folders.
+        passed: Counts the files that are no images, by extension in lower case; hidden ones are not counted.
+        avoid: A folder that is not entered.
 
     Raises:
         FileNotFoundError: A given path does not exist.
     """
-    for path in map(Path, paths):
-        if path.is_dir():
-            yield from map(Path, _walk(str(path), ()))
-        elif path.exists():
-            yield path
+    seen: set[tuple[int, int]] = set()
+    if avoid is not None and os.path.isdir(avoid):
+        stat = os.stat(avoid)
+        seen.add((stat.st_dev, stat.st_ino))
+    for given in paths:
+        path = os.fspath(given)
+        if os.path.isdir(path):
+            root = os.path.realpath(path)
+            yield from _walk(path, root, "", root, seen, Counter() if passed is None else passed)
+        elif os.path.lexists(path):
+            real = os.path.realpath(path)
+            yield Found(path, real, os.path.basename(path), os.path.dirname(real))
         else:
             raise FileNotFoundError(f"No such file or folder: '{path}'.")
 
 
-def _walk(folder: str, above: tuple[Size, ...]) -> Iterator[str]:
-    stat = os.stat(folder)
-    if (here := (stat.st_dev, stat.st_ino)) in above:
+def _walk(
+    folder: str, real: str, below: str, root: str, seen: set[tuple[int, int]], passed: Counter[str]
+) -> Iterator[Found]:
+    try:
+        stat = os.stat(folder)
+        if (here := (stat.st_dev, stat.st_ino)) in seen:
+            return
+        seen.add(here)
+        with os.scandir(folder) as entries:
+            shown = sorted((entry.name, entry) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        yield Found(folder, real, below or ".", root, f"Cannot list folder '{folder}': {reason}.")
         return
-    with os.scandir(folder) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    for name, is_folder in names:
-        if is_folder:
-            yield from _walk(os.path.join(folder, name), (*above, here))
+    for name, entry in shown:
+        path, inner = os.path.join(folder, name), f"{below}/{name}" if below else name
+        is_link = entry.is_symlink()
+        if _is_folder(entry):
+            target = os.path.realpath(path) if is_link else os.path.join(real, name)
+            yield from _walk(path, target, inner, root, seen, passed)
         elif is_image(name):
-            yield os.path.join(folder, name)
+            yield Found(path, os.path.realpath(path) if is_link else os.path.join(real, name), inner, root)
+        else:
+            passed[os.path.splitext(name)[1].lower()] += 1
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

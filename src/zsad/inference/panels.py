@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zsad.images import ImageError, load_rgb, to_tensor
+from zsad.images import Found, ImageError, load_rgb, to_tensor
 from zsad.inference.inputs import to_picture
 from zsad.methods import Method
 from zsad.methods.musc import Panel, Transductive
@@ -25,7 +25,10 @@ class Named:
 
 def named(inputs: Iterable[Any]) -> list[Any]:
     """Return inputs with the pictures among them named by their places."""
-    return [x if isinstance(x, (str, os.PathLike)) else Named(f"<image {place}>", x) for place, x in enumerate(inputs)]
+    return [
+        x if isinstance(x, (str, os.PathLike, Found)) else Named(f"<image {place}>", x)
+        for place, x in enumerate(inputs)
+    ]
 
 
 def draw_panel(
@@ -61,13 +64,17 @@ def draw_panel(
 
 def key_of(one: Any, root: str | Path = "") -> str:
     """Return what an input is known by: its path below the folder, or its name."""
+    if isinstance(one, Found):
+        return one.below
     return one.name if isinstance(one, Named) else relative_key(os.fspath(one), root)
 
 
 def read(method: Method, one: Any) -> Tensor | None:
     """Return an input as the method sees it, (3, height, width); None if it cannot be read."""
     try:
-        picture = to_picture(one.picture) if isinstance(one, Named) else load_rgb(one)
+        picture = (
+            to_picture(one.picture) if isinstance(one, Named) else load_rgb(one.path if isinstance(one, Found) else one)
+        )
     except ImageError:
         return None
     return to_tensor(picture, method.protocol)

@@ -13,8 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from zsad.functional.maps import upsample
-from zsad.images import ImageError, list_images, load_rgb, to_tensor
+from zsad.images import Found, ImageError, list_images, load_rgb, to_tensor, walk
+from zsad.images import Size as PixelSize
 from zsad.images.overlay import Limits
+from zsad.inference.files import FileFacts
 from zsad.inference.inputs import ahead_of, flat, is_one, smaller, to_picture
 from zsad.inference.panels import Named, draw_panel, named
 from zsad.inference.result import Result
@@ -33,11 +35,13 @@ class _Opened:
     """A picture as it waits for its batch."""
 
     path: str | None
+    seed: str
+    """What the method knows a picture by: the path below the folder, the path as given, or a name."""
     picture: Image.Image
     tensor: Tensor | None
     error: ImageError | None = None
-    name: str = _IN_MEMORY
-    """What the method knows a picture without a path by."""
+    size: PixelSize | None = None
+    file: FileFacts | None = None
 
 
 class Predictor:
@@ -166,7 +170,7 @@ class Predictor:
             results = self._results(self._prepare(inputs, class_name, root), class_name, threshold, size, strict)
             return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results
         if isinstance(x, (str, os.PathLike)):
-            return self._results(list_images([Path(x)]), class_name, threshold, size, strict)
+            return self._results(walk([os.fspath(x)]), class_name, threshold, size, strict)
         if not isinstance(x, Iterable):
             raise TypeError(
                 f"Cannot predict on {type(x).__name__}: give a path, a folder, a PIL image, an array, a tensor or a "
@@ -190,38 +194,47 @@ class Predictor:
         size: Size = "native",
         strict: bool = False,
         num_workers: int = 0,
+        content: bool = False,
     ) -> Iterator[list[Result]]:
         """Yield the results of ``batch_size`` images after another, in order, holding few batches in memory.
 
         Args:
-            inputs: Paths or pictures, one image each.
+            inputs: Paths, found files or pictures, one image each.
             class_name: As for :meth:`predict`.
             threshold: As for :meth:`predict`.
             size: As for :meth:`predict`.
             strict: As for :meth:`predict`.
             num_workers: Threads that read images ahead; 0 reads them when they are needed.
+            content: Whether results carry the digest of their file's content.
         """
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
-        opened = ahead_of(lambda one: self._open(one, size, strict), inputs, num_workers, num_workers + self.batch_size)
+        ahead = num_workers + self.batch_size
+        opened = ahead_of(lambda one: self._open(one, size, strict, content), inputs, num_workers, ahead)
         while batch := list(itertools.islice(opened, self.batch_size)):
             yield self._score(batch, class_name, threshold, size)
 
-    def _open(self, x: Any, size: Size, strict: bool) -> _Opened:
-        path = os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
+    def _open(self, x: Any, size: Size, strict: bool, content: bool) -> _Opened:
+        path = x.path if isinstance(x, Found) else os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
         name, x = (x.name, x.picture) if isinstance(x, Named) else (_IN_MEMORY, x)
+        seed = x.below if isinstance(x, Found) else name if path is None else path
+        facts = None
         try:
+            if isinstance(x, Found) and x.error is not None:
+                raise ImageError(x.error)
+            facts = None if path is None else FileFacts.of(path, content)  # before reading: a later change is noticed
             picture = load_rgb(path) if path is not None else to_picture(x)
         except ImageError as error:
             if strict:
                 raise
-            return _Opened(path, Image.new("RGB", (1, 1)), None, error)
+            return _Opened(path, seed, Image.new("RGB", (1, 1)), None, error, file=facts)
+        source = picture.height, picture.width
         tensor = to_tensor(picture, self.method.protocol)
         if size == "model":
             picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
         elif isinstance(size, int):
             picture = smaller(picture, size)
-        return _Opened(path, picture, tensor, name=name)
+        return _Opened(path, seed, picture, tensor, size=source, file=facts)
 
     def _score(self, batch: list[_Opened], class_name: str, threshold: float | None, size: Size) -> list[Result]:
         readable = [one for one in batch if one.tensor is not None]
@@ -237,7 +250,17 @@ class Predictor:
             error = None if one.error is None else str(one.error)
             results.append(
                 Result(
-                    score, anomaly_map, one.picture, class_name, one.path, threshold, error, self.map_range, explanation
+                    score,
+                    anomaly_map,
+                    one.picture,
+                    class_name,
+                    one.path,
+                    threshold,
+                    error,
+                    self.map_range,
+                    explanation,
+                    source_size=one.size,
+                    file=one.file,
                 )
             )
         return results
@@ -251,7 +274,7 @@ class Predictor:
         for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
             members = list(group)
             tensors = torch.stack([one.tensor for one in members if one.tensor is not None]).to(self.device)
-            paths = [one.name if one.path is None else one.path for one in members]
+            paths = [one.seed for one in members]
             names = [class_name] * len(members)
             prediction = self.method(tensors, names, paths)
             reasons: list[tuple[tuple[str, float], ...]] = [()] * len(members)

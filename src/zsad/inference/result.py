@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageShow
 
-from zsad.images import ImageError
+from zsad.images import ImageError, Size
 from zsad.images.overlay import Limits, Scale, limits_of, overlay
+from zsad.inference.files import FileFacts
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,17 @@ class Result:
     """Range of the maps as the method declares it, the default scale of heat maps."""
     explanation: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     """Descriptors that fit the image best with their cosines, the best first; empty unless asked for."""
+    warning: str | None = None
+    """What makes the score doubtful; None if nothing does."""
+    source_size: Size | None = field(default=None, repr=False)
+    """(height, width) of the upright picture, whatever size the result has; None if it could not be read."""
+    file: FileFacts | None = field(default=None, repr=False)
+    """Size and time of the file when it was read; None for a picture that came from memory or is not there."""
 
     @property
     def pred_label(self) -> int | None:
         """1 if the score reaches the threshold, 0 if not, None without a threshold or a score."""
-        return None if self.threshold is None or self.error is not None else int(self.pred_score >= self.threshold)
+        return None if self.threshold is None or self.error is not None else label_of(self.pred_score, self.threshold)
 
     def __repr__(self) -> str:
         what = f"{self.image_path!r}, class_name={self.class_name!r}"
@@ -116,3 +123,11 @@ class Result:
         data = BytesIO()
         self.overlay().save(data, "png")
         return data.getvalue()
+
+
+def label_of(score: float, threshold: float) -> int:
+    """Return 1 if a score reaches a threshold, else 0, both in single precision.
+
+    Scores are single precision; a threshold that is copied from a row labels that row.
+    """
+    return int(np.float32(score) >= np.float32(threshold))

@@ -1,178 +1,146 @@
-"""One row per image in a CSV and a JSON-lines file, written as it goes and continued after an interruption."""
+"""What is kept of one image, the same for every engine: columns of ``scores.csv``, keys of ``scores.jsonl``."""
 
-import csv
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import TracebackType
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 from typing_extensions import Self
 
-from zsad.inference import Result
+from zsad.inference.result import Result
 
-_COLUMNS = ("path", "score", "label", "error")
+FORMAT = 2
+"""Of a folder of rows; ``settings.json`` says it."""
 
-
-class SettingsError(ValueError):
-    """A folder holds the rows of a run with other settings."""
+JSON_ONLY = ("regions", "explanation")
+"""Keys that only the JSON lines have, where there is something to say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is kept of one image.
+    """What is kept of one image; ``rows.schema.json`` beside this module is the same for other programs.
 
     Args:
-        path: Of the image, as it was found.
-        score: None if the image could not be read.
+        path: Of the image, as it was given or found.
+        score: Larger is more anomalous; None if there is none.
         label: 1 or 0; None without a threshold or a score.
-        error: What is wrong with the file; None if all is well.
-        explanation: Descriptors and their cosines, in the JSON lines only; None unless asked for.
+        error: What went wrong, in a sentence; None if all is well.
+        class_name: What the image was taken for.
+        warning: What makes the score doubtful, in a sentence.
+        p_value: Of a calibration: share of normal images that score as high or higher.
+        p_upper: Upper confidence bound of that share.
+        alarm_rate: Mean share of normal images above the threshold.
+        n_regions: Number of anomalous regions.
+        width: Of the upright picture, in pixels.
+        height: Of the upright picture, in pixels.
+        bytes: Size of the file.
+        mtime: When the file was last written, in seconds since 1970, to the microsecond.
+        sha256: Digest of the file's content, if it was asked for.
+        overlay: Heat map, below the run's folder, with forward slashes.
+        map: Raw anomaly map, below the run's folder.
+        regions: The anomalous regions; in the JSON lines only.
+        explanation: Descriptors and their cosines; in the JSON lines only.
     """
 
     path: str
-    score: float | None
-    label: int | None
-    error: str | None
-    explanation: list[list[str | float]] | None = None
+    score: float | None = None
+    label: int | None = None
+    error: str | None = None
+    class_name: str | None = None
+    warning: str | None = None
+    p_value: float | None = None
+    p_upper: float | None = None
+    alarm_rate: float | None = None
+    n_regions: int | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    mtime: float | None = None
+    sha256: str | None = None
+    overlay: str | None = None
+    map: str | None = None
+    regions: list[Any] | None = None
+    explanation: Any = None
 
     @classmethod
-    def of(cls, result: Result) -> Self:
-        """Return the row of a result, with the score rounded to the seven digits that single precision holds."""
-        score = None if result.error is not None else float(f"{result.pred_score:.7g}")
-        reasons: list[list[str | float]] = [[text, round(cosine, 6)] for text, cosine in result.explanation]
-        return cls(str(result.image_path), score, result.pred_label, result.error, reasons or None)
+    def of(cls, result: Result, **more: Any) -> Self:
+        """Return the row of a result, with the score in nine digits, which are single precision exactly.
+
+        Hence a label that is given later is the label that would have been given at once.
+
+        Args:
+            result: Of one image.
+            **more: What the result does not know, such as ``overlay``, and what is to be said differently.
+        """
+        known: dict[str, Any] = {
+            "path": str(result.image_path),
+            "score": float(f"{result.pred_score:.9g}") if math.isfinite(result.pred_score) else None,
+            "label": result.pred_label,
+            "error": result.error,
+            "class_name": result.class_name,
+            "warning": result.warning,
+            "width": result.source_size[1] if result.source_size else None,
+            "height": result.source_size[0] if result.source_size else None,
+            "explanation": [[text, round(cosine, 6)] for text, cosine in result.explanation] or None,
+        }
+        if result.file is not None:
+            known |= asdict(result.file)
+        return cls(**{**known, **more})
+
+    @classmethod
+    def read(cls, line: str) -> Self:
+        """Return the row of a JSON line; keys that it lacks are None, keys that nobody knows are passed over.
+
+        Raises:
+            ValueError: The line is no row.
+        """
+        values = json.loads(line, parse_constant=_no_constant)
+        if not isinstance(values, Mapping) or not isinstance(values.get("path"), str):
+            raise ValueError("A row is an object with a path.")
+        row = cls(**{name: values[name] for name in NAMES if name in values})
+        row.check()
+        return row
+
+    def check(self) -> None:
+        """Raise unless the numbers that others compute with are what they should be.
+
+        Raises:
+            ValueError: A score is no finite number, a label neither 0 nor 1, or a text none.
+        """
+        for name in ("score", "p_value", "mtime"):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not number:
+                raise ValueError(f"The {name} of a row must be a finite number or null, got {value!r}.")
+        if self.label not in (None, 0, 1) or isinstance(self.label, bool):
+            raise ValueError(f"The label of a row must be 0, 1 or null, got {self.label!r}.")
+        for name in ("error", "class_name", "warning", "overlay", "map", "sha256"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise ValueError(f"The {name} of a row must be a text or null, got {getattr(self, name)!r}.")
+
+    def line(self) -> str:
+        """Return the row as one line of strict JSON: no NaN, no infinity.
+
+        Raises:
+            ValueError: A number is not finite.
+        """
+        values = {name: getattr(self, name) for name in (*COLUMNS, *JSON_ONLY)}
+        shown = {name: value for name, value in values.items() if name not in JSON_ONLY or value is not None}
+        return json.dumps(shown, allow_nan=False) + "\n"
+
+    def cells(self) -> list[str | float | None]:
+        """Return the row's cells in the order of :data:`COLUMNS`."""
+        return [getattr(self, name) for name in COLUMNS]
 
 
-class RowWriter:
-    """Write ``scores.jsonl`` and ``scores.csv`` in a folder; start again where an earlier run stopped.
-
-    The JSON lines are the record. On opening, a line that was cut off is dropped, with the lines of a batch that was
-    not finished: the batches that follow are then those of an undisturbed run, to the last digit. The CSV file is
-    written anew from the lines that stay.
-
-    Args:
-        folder: Made if it does not exist.
-        settings: What the rows depend on, as JSON values; kept in ``settings.json`` and compared.
-        batch_size: Rows per batch.
-        fresh: Forget an earlier run in the folder.
-
-    Raises:
-        SettingsError: The earlier run had other settings.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any], batch_size: int, fresh: bool = False) -> None:
-        self.folder = folder
-        self.jsonl, self.csv, notes = folder / "scores.jsonl", folder / "scores.csv", folder / "settings.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        if fresh or not notes.exists():
-            self.jsonl.unlink(missing_ok=True)
-            _replace(notes, json.dumps(settings, indent=2) + "\n")
-        else:
-            _compare(notes, settings)
-        self.jsonl.touch()
-        self._cut(batch_size)
-        self._done = np.sort(np.fromiter((_digest(row.path) for row in self.rows()), dtype=np.uint64))
-        self._rebuild_csv()
-        self._lines = self.jsonl.open("a", encoding="utf-8", newline="\n")
-        self._table = self.csv.open("a", encoding="utf-8", errors="surrogateescape", newline="")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lines.close()
-        self._table.close()
-
-    def __len__(self) -> int:
-        """Return the number of rows that the earlier run left."""
-        return len(self._done)
-
-    def has(self, path: str) -> bool:
-        """Return whether the earlier run left a row of that path (compared by 64-bit digests, 8 bytes per image)."""
-        digest = _digest(path)
-        place = int(np.searchsorted(self._done, digest))
-        return place < len(self._done) and bool(self._done[place] == digest)
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append the rows of a batch to both files, on the disk when this returns."""
-        rows = list(rows)
-        self._lines.write("".join(json.dumps(_shown(row)) + "\n" for row in rows))
-        self._lines.flush()
-        os.fsync(self._lines.fileno())
-        csv.writer(self._table, lineterminator="\n").writerows(map(_cells, rows))
-        self._table.flush()
-
-    def rows(self) -> Iterator[Row]:
-        """Yield all rows that are on the disk."""
-        with self.jsonl.open(encoding="utf-8") as file:
-            for line in file:
-                yield Row(**json.loads(line))
-
-    def _cut(self, batch_size: int) -> None:
-        """Cut the lines off after the last complete batch."""
-        good = end = rows = 0
-        with self.jsonl.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n") or not _is_row(line):
-                    break
-                end += len(line)
-                rows += 1
-                if rows % batch_size == 0:
-                    good = end
-        os.truncate(self.jsonl, good)
-
-    def _rebuild_csv(self) -> None:
-        part = self.csv.with_suffix(".part")
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            writer.writerows(map(_cells, self.rows()))
-        part.replace(self.csv)
+NAMES = tuple(field.name for field in fields(Row))
+COLUMNS = (
+    *("path", "class_name", "score", "label", "error", "warning", "p_value", "p_upper", "alarm_rate", "n_regions"),
+    *("width", "height", "bytes", "mtime", "sha256", "overlay", "map"),
+)
+"""The columns of the CSV file, in this order."""
 
 
-def _shown(row: Row) -> dict[str, Any]:
-    """The row as JSON has it: an explanation only where there is one."""
-    return {name: value for name, value in asdict(row).items() if name != "explanation" or value is not None}
-
-
-def _cells(row: Row) -> list[str]:
-    return ["" if value is None else str(value) for value in (row.path, row.score, row.label, row.error)]
-
-
-def _is_row(line: bytes) -> bool:
-    try:
-        return set(json.loads(line)) - {"explanation"} == set(_COLUMNS)
-    except (ValueError, TypeError):
-        return False
-
-
-def _digest(path: str) -> int:
-    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little")
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def _compare(path: Path, settings: Mapping[str, Any]) -> None:
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        earlier = {}
-    now = json.loads(json.dumps(settings))
-    changed = sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
-    if changed:
-        differences = "; ".join(f"{name}: {earlier.get(name)!r} then, {now.get(name)!r} now" for name in changed)
-        raise SettingsError(
-            f"'{path.parent}' holds the rows of a run with other settings ({differences}). "
-            f"Use another folder, or --fresh to start over."
-        )
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON.")

@@ -1,0 +1,172 @@
+"""The files of a run: found once, in a fixed order, each of them once, and known by where they really lie."""
+
+import glob
+import hashlib
+import json
+import os
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from zsad.images import Found, walk
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is remembered of a file to see whether it has changed.
+
+    Args:
+        bytes: Its size.
+        mtime: When it was last written, in seconds since 1970, to the microsecond.
+        sha256: Digest of its content in 64 hexadecimal digits; None unless asked for.
+    """
+
+    bytes: int
+    mtime: float
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, path: str | Path, content: bool = False) -> Self | None:
+        """Return the facts of a file; None if it is not there or cannot be opened.
+
+        Args:
+            path: The file.
+            content: Whether it is read for its digest.
+        """
+        try:
+            stat = os.stat(path)
+            return cls(stat.st_size, round(stat.st_mtime, 6), sha256(path) if content else None)
+        except OSError:
+            return None
+
+
+def sha256(path: str | Path) -> str:
+    """Return the digest of a file's content as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def identity(path: str, base: str | Path = "") -> str:
+    """Return what makes two spellings one image: the resolved path, or the resolved path and the fragment.
+
+    Args:
+        path: As shown in a row; a fragment such as ``#xywh=0,0,64,64`` counts only where no file has that very name.
+        base: Folder that relative paths start from; the current one by default.
+    """
+    full = os.path.join(base, path)
+    if "#" in os.path.basename(path) and not os.path.lexists(full):
+        name, mark, fragment = full.rpartition("#")
+        return os.path.realpath(name) + mark + fragment
+    return os.path.realpath(full)
+
+
+def digest(real: str) -> int:
+    """Return 64 bits of an identity, enough to tell ten million images apart."""
+    return int.from_bytes(hashlib.blake2b(os.fsencode(real), digest_size=8).digest(), "little")
+
+
+def contains(sorted_digests: NDArray[np.uint64], value: int) -> bool:
+    """Return whether a digest is in a sorted array."""
+    place = int(np.searchsorted(sorted_digests, np.uint64(value)))
+    return place < len(sorted_digests) and int(sorted_digests[place]) == value
+
+
+class FileList:
+    """The images under some paths, in sorted order, each of them once however many names lead to it.
+
+    The folders are walked once, when this is made; the list waits in a temporary file, so that memory holds eight
+    bytes per image and a folder that is removed later leaves a row for each of its images.
+
+    Args:
+        paths: Files, folders, and patterns such as ``"photos/*.png"`` where no file has that very name.
+        exclude: Patterns of shown paths that are left out.
+        avoid: Folder that is not entered: a run's own output is never its input.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+    """
+
+    def __init__(self, paths: Sequence[str], exclude: Sequence[str] = (), avoid: str | Path | None = None) -> None:
+        self.passed: Counter[str] = Counter()
+        """Files that are no images, counted by extension."""
+        self.repeated = 0
+        """Names of images that another name stands for already."""
+        self.roots: list[str] = []
+        """The resolved folders that paths below start from, in order."""
+        self._spool = tempfile.TemporaryFile(prefix="zsad-")  # noqa: SIM115
+        found_digests = array("Q")
+        roots: dict[str, None] = {}
+        for found in walk(outermost(expanded(paths)), self.passed, avoid):
+            if any(fnmatch(found.path, pattern) for pattern in exclude):
+                continue
+            roots[found.root] = None
+            found_digests.append(digest(found.real))
+            self._spool.write(json.dumps(astuple(found)).encode() + b"\n")
+        self.roots = list(roots)
+        every = np.frombuffer(found_digests, dtype=np.uint64) if found_digests else np.empty(0, np.uint64)
+        self.digests, counts = np.unique(every, return_counts=True)
+        self._several = frozenset(map(int, self.digests[counts > 1]))
+        self.repeated = len(every) - len(self.digests)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.digests)
+
+    def __contains__(self, real: str) -> bool:
+        """Return whether an image of that identity is in the list."""
+        return contains(self.digests, digest(real))
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the images; a folder that could not be walked comes as an item with its error."""
+        met: set[int] = set()
+        place = 0
+        while True:
+            self._spool.seek(place)  # several may read at once
+            line = self._spool.readline()
+            if not line:
+                return
+            place += len(line)
+            found = Found(*json.loads(line))
+            if self._several and (value := digest(found.real)) in self._several:
+                if value in met:
+                    continue
+                met.add(value)
+            yield found
+
+
+def expanded(paths: Iterable[str]) -> list[str]:
+    """Return the paths with patterns (``*``, ``?``, ``[...]``, ``**``) replaced by what they match, sorted.
+
+    Raises:
+        FileNotFoundError: A pattern matches nothing.
+    """
+    result = []
+    for path in paths:
+        if os.path.lexists(path) or not glob.has_magic(path):
+            result.append(path)
+            continue
+        matches = sorted(glob.glob(path, recursive=True))
+        if not matches:
+            raise FileNotFoundError(f"No file matches the pattern '{path}'.")
+        result += matches
+    return result
+
+
+def outermost(paths: Sequence[str]) -> list[Path]:
+    """Return the paths without repetitions and without those inside another one, so that no image is met twice."""
+    whole = {os.path.realpath(path): Path(path) for path in reversed(paths)}
+    inner = {path for path in whole if any(str(above) in whole for above in Path(path).parents)}
+    return [path for real, path in reversed(whole.items()) if real not in inner]
