@@ -165,7 +165,7 @@ class Predictor:
                 raise FileNotFoundError(f"No such file or folder: '{x}'.")
             (result,) = self._results([x], class_name, threshold, size, True)
             return result
-        if self.method.transductive and isinstance(x, Iterable):
+        if self.method.transductive and isinstance(x, (str, os.PathLike, Iterable)):
             root, inputs = _many(x)
             results = self._results(self._prepare(inputs, class_name, root), class_name, threshold, size, strict)
             return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results

@@ -145,6 +145,10 @@ class Method(FewShot, ABC):
                 self._text.update(zip(missing, self.text_features(missing), strict=True))
         return torch.stack([self._text[name] for name in names])
 
+    def p_value_obstacle(self, class_name: str) -> str | None:
+        """Return why the scores of a class have no p-value, None if nothing stands against one."""
+        return None
+
     def forget_text(self) -> None:
         """Drop the text cache; happens by itself when weights or device change and at every start of a run."""
         self._text.clear()
