@@ -122,7 +122,7 @@ def test_training_changes_every_method_that_learns_and_leaves_usable_files(tmp_p
     clip = load_clip("zsad-mini")
     methods = demo.train(clip, tmp_path, 0, Console(file=text, width=300), images=26, epochs=1)
     learners = [kind.__name__ for kind in METHODS.values() if kind.loss is not Method.loss]
-    assert {"VAND", "CoOp", "AnomalyCLIP", "AACLIP", "VisualAD"} <= set(learners)
+    assert {"VAND", "CoOp", "AnomalyCLIP", "AACLIP", "VisualAD", "MVFA"} <= set(learners)
     assert list(methods) == [f"{name}, trained" for name in learners]
     assert "No gain is expected here" in text.getvalue()
     picture = split_samples("held-out both", 1)[0]

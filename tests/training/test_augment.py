@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from zsad.training.augment import ColourJitter, move, move_batch
+from zsad.training.augment import VIEWS, ColourJitter, move, move_batch, view
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -130,3 +130,23 @@ def test_jitter_factors() -> None:
 def test_jitter_refuses(option: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ColourJitter(**option)
+
+
+@pytest.mark.parametrize("number", range(VIEWS))
+def test_views_are_affine_maps_of_pixel_centres_with_reflected_borders(number: int) -> None:
+    image = torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    got = view(image, number).numpy()
+    angles = dict(zip(range(1, 5), (-np.pi / 8, -np.pi / 16, np.pi / 16, np.pi / 8), strict=True))
+    shifts = {5: (0.1, 0.1), 6: (-0.1, 0.1), 7: (-0.1, -0.1), 8: (0.1, -0.1)}
+    rows, columns = np.meshgrid((2 * np.arange(12) + 1) / 12 - 1, (2 * np.arange(16) + 1) / 16 - 1, indexing="ij")
+    cos, sin = np.cos(angles.get(number, 0)), np.sin(angles.get(number, 0))
+    right, down = shifts.get(number, (0, 0))
+    x, y = cos * columns - sin * rows + right, sin * columns + cos * rows + down
+    x, y = (-x if number == 9 else x), (-y if number == 10 else y)
+    places = [((y + 1) * 12 - 1) / 2, ((x + 1) * 16 - 1) / 2]
+    expected = [
+        [ndimage.map_coordinates(one, places, order=1, mode="reflect") for one in channels] for channels in image
+    ]
+    np.testing.assert_allclose(got, np.array(expected), atol=1e-10)
+    with pytest.raises(ValueError, match="There are views 0 to 10, got 11"):
+        view(image, 11)

@@ -27,7 +27,7 @@ RANDOM = "random"
 BACKBONES: Mapping[str, str] = {
     MINI: "embedded, 96 px, synthetic images only: shows the machinery, says nothing about real images",
     "ViT-L-14-336-quickgelu/openai": "AnomalyCLIP, CoOp, CLIP, CLIP-AC, VisualAD",
-    "ViT-L-14-336/openai": "AA-CLIP, VAND (with activation='gelu', the published mismatch)",
+    "ViT-L-14-336/openai": "AA-CLIP, VAND, MVFA (with activation='gelu', the published mismatch)",
     "ViT-B-16-plus-240/laion400m_e32": "AnoVL, MaskCLIP, ALFA",
     "ViT-B-16-plus-240/laion400m_e31": "WinCLIP",
 }

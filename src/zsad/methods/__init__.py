@@ -13,9 +13,10 @@ from zsad.methods.clipac import CLIPAC
 from zsad.methods.coop import CoOp
 from zsad.methods.maskclip import MaskCLIP
 from zsad.methods.musc import MuSc
+from zsad.methods.mvfa.method import MVFA
 from zsad.methods.transmm import TransMM
 from zsad.methods.vand import VAND
-from zsad.methods.visualad import VisualAD
+from zsad.methods.visualad.method import VisualAD
 from zsad.methods.winclip import WinCLIP
 from zsad.weights.checkpoints import CheckpointError
 
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "aaclip": AACLIP,
     "visualad": VisualAD,
     "adaclip": AdaCLIP,
+    "mvfa": MVFA,
     "transmm": TransMM,
 }
 """Name -> class, in the order of the tables."""
@@ -43,6 +45,7 @@ __all__ = [
     "CLIP",
     "CLIPAC",
     "METHODS",
+    "MVFA",
     "VAND",
     "AdaCLIP",
     "AnoVL",

@@ -147,6 +147,8 @@ class FewShot(LightningModule):
     memory: Memory
     draw_with_replacement: ClassVar[bool] = False
     """Whether an image may be drawn twice, as in VAND's released script."""
+    reference_split: str = "train"
+    """Part of the data that references are drawn from."""
     few_shot_in_score: ClassVar[bool] = False
     """Whether ``score`` reads the memory itself; :meth:`with_references` then changes nothing."""
 
@@ -284,13 +286,13 @@ class FewShot(LightningModule):
             number, where = len(paths), f"folder '{folder}'"
             read: Callable[[int], Tensor] = lambda index: to_tensor(load_rgb(paths[index]), self.protocol)  # noqa: E731
         elif source is not None:
-            data = source.dataset("train")  # generated images have no file to read
+            data = source.dataset(self.reference_split)  # generated images have no file to read
             places = [
                 place
-                for place, one in enumerate(source.select("train"))
+                for place, one in enumerate(source.select(self.reference_split))
                 if one.class_name == class_name and one.label in (0, None)
             ]
-            number, where = len(places), "the part 'train' of the data"
+            number, where = len(places), f"the part '{self.reference_split}' of the data"
             read = lambda index: data[places[index]]["image"]  # noqa: E731
         else:
             return

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from zsad.weights.checkpoints import CheckpointError
+from zsad.methods.author_files import check_shapes, whose
+from zsad.weights.checkpoints import CheckpointError, local_file, read_tensors
 
 _BACKBONE = "ViT-L/14@336px"
 _SOURCES = {"train_on_visa": "visa", "train_on_mvtec": "mvtec_ad"}
@@ -44,19 +44,13 @@ class AuthorFile:
         Raises:
             CheckpointError: If they differ.
         """
-        expected, found = ({name: tuple(value.shape) for name, value in one.items()} for one in (wanted, self.state))
-        if expected != found:
-            differ = sorted(one for one in expected.keys() | found.keys() if expected.get(one) != found.get(one))
-            raise CheckpointError(
-                f"'{self.path}' does not fit VisualAD on '{backbone}', first at '{differ[0]}': expected shape "
-                f"{expected.get(differ[0])}, found {found.get(differ[0])}."
-            )
+        shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+        check_shapes(self.path, self.state, shapes, f"VisualAD on '{backbone}'")
 
 
-def source_of(path: str | Path) -> str:
-    """Return the key of the data set that a file was trained on, which only its folder tells, or that it is unknown."""
-    folder = Path(path).absolute().parent.name
-    return _SOURCES.get(folder) or f"unknown data (the authors' file {folder}/{Path(path).name})"
+def source_of(path: str | Path) -> list[dict[str, Any]]:
+    """Return what a file was trained on: known by its hash, else by its folder, else unknown."""
+    return whose(path, "VisualAD", _SOURCES.get(Path(path).absolute().parent.name))
 
 
 def read_author_file(path: str | Path) -> AuthorFile:
@@ -66,19 +60,14 @@ def read_author_file(path: str | Path) -> AuthorFile:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint file '{path}'.")
+    path = local_file(path)
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise CheckpointError(
                 f"'{path}' is not the weights but a Git LFS pointer to them: run 'git lfs pull' in the authors' "
                 f"repository, or download the file through the repository's web page."
             )
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"'{path}' cannot be read as a PyTorch file of tensors: {error}") from error
+    loaded = read_tensors(path)
     _check_layout(path, loaded)
     layers = [int(number) for number in loaded["features_list"]]
     if not layers or layers != sorted(set(layers)):

@@ -305,7 +305,8 @@ class VisualAD(TrainedMethod):
         model = cls(backbone, **{**stored.options, **options})
         stored.check(model.state_dict(), model.clip.name)
         model.load_state_dict(stored.state)
-        model.trained_on = [{"name": trained_on or source_of(path), **stored.epochs}]
+        sources = [{"name": trained_on}] if trained_on is not None else source_of(path)
+        model.trained_on = [{**one, **stored.epochs} for one in sources]
         return model
 
 
