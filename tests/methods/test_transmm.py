@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import make_clip
 from zsad.clip import Clip
+from zsad.functional.maps import unit_range
 from zsad.methods import CLIP, TransMM
-from zsad.methods.transmm import unit_range
 
 NAMES = ["metal_nut", "tile", "metal_nut", "nut"]
 

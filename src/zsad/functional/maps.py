@@ -68,6 +68,13 @@ def top_mean(maps: Tensor, ratio: float) -> Tensor:
     return pixels.topk(min(math.ceil(ratio * pixels.shape[1]), pixels.shape[1]), dim=1).values.mean(dim=1)
 
 
+def unit_range(maps: Tensor) -> Tensor:
+    """Return maps (batch, height, width) brought to [0, 1] by their own extremes; a constant map becomes 0."""
+    low = maps.amin(dim=(1, 2), keepdim=True)
+    spread = maps.amax(dim=(1, 2), keepdim=True) - low
+    return (maps - low) / spread.where(spread > 0, 1)
+
+
 def _mirror(length: int, radius: int, device: torch.device) -> Tensor:
     """Indices that extend an axis as d c b a | a b c d | d c b a, wrapping with period 2 * length."""
     index = torch.arange(-radius, length + radius, device=device) % (2 * length)

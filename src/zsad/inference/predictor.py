@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from zsad.functional.maps import upsample
 from zsad.images import Found, ImageError, list_images, load_rgb, to_tensor, walk
 from zsad.images import Size as PixelSize
 from zsad.images.overlay import Limits
+from zsad.inference.explain import Explained
 from zsad.inference.files import FileFacts
 from zsad.inference.inputs import ahead_of, flat, is_one, smaller, to_picture
 from zsad.inference.panels import Named, draw_panel, named
@@ -73,7 +74,7 @@ class Predictor:
         if explain and not hasattr(method, "explain"):
             able = [name for name, kind in METHODS.items() if hasattr(kind, "explain")]
             raise ValueError(f"{type(method).__name__} does not explain its scores; of the methods, {able} do.")
-        self.explain = explain
+        self.explains = explain
         self.device = find_device(device)
         self.method = method.eval().to(self.device)
         self.batch_size = batch_size
@@ -179,6 +180,46 @@ class Predictor:
         results = self._results(flat(x), class_name, threshold, size, strict)
         return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results
 
+    def explain(
+        self,
+        x: Any,
+        class_name: str = "object",
+        *,
+        first_block: int | None = None,
+        size: Size = "native",
+        strict: bool = False,
+    ) -> Any:
+        """Show which patches speak for an anomaly in the eyes of the image score (TransMM's relevance).
+
+        For methods whose image score compares the class token with text. Unlike the anomaly map, which such a method
+        computes of the patch tokens, it explains the score itself: the margin between the anomalous and the normal
+        text.
+
+        Args:
+            x: As for :meth:`predict`.
+            class_name: As for :meth:`predict`.
+            first_block: Lowest block of the image tower that takes part, from 1. None takes the last one alone; more
+                blocks widen the context and cost memory.
+            size: As for :meth:`predict`.
+            strict: As for :meth:`predict`.
+
+        Returns:
+            What :meth:`predict` returns; the maps are relevance, brought to [0, 1] for each image, and the scores leave
+            normal references out.
+
+        Raises:
+            ValueError: The method's image score is computed otherwise, or there is no such block.
+        """
+        return self.relevance(first_block).predict(x, class_name, size=size, strict=strict)
+
+    def relevance(self, first_block: int | None = None) -> "Predictor":
+        """Return a predictor whose maps are those of :meth:`explain`.
+
+        Raises:
+            ValueError: As for :meth:`explain`.
+        """
+        return Predictor(cast(Method, Explained(self.method, first_block)), self.device, self.batch_size)
+
     def _results(
         self, inputs: Iterable[Any], class_name: str, threshold: float | None, size: Size, strict: bool
     ) -> Iterator[Result]:
@@ -278,7 +319,7 @@ class Predictor:
             names = [class_name] * len(members)
             prediction = self.method(tensors, names, paths)
             reasons: list[tuple[tuple[str, float], ...]] = [()] * len(members)
-            if self.explain:
+            if self.explains:
                 found = self.method.explain(tensors, names)  # type: ignore[operator]
                 reasons = [tuple((one.descriptor, one.cosine) for one in best) for best in found]
             maps = prediction.anomaly_map.float().cpu()

@@ -144,6 +144,13 @@ class AnomalyCLIP(PromptMethod):
 
     # ---- images
 
+    def class_token_embedding(self, cls: Tensor) -> Tensor:
+        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
+
+        Methods that have it can be explained by the relevance of patches.
+        """
+        return self.clip.project(self.clip.ln_post(cls) if self.cls_ln_post else cls)
+
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image embedding and the local tokens of one pass through the tower, neither of unit length.
 
@@ -157,7 +164,7 @@ class AnomalyCLIP(PromptMethod):
         step = two_path(self.first_block, side_kinds) if side_kinds else None
         last, kept = self.clip.run_image(self.clip.embed_image(image), step, keep=self.layers)
         cls = (last.main if isinstance(last, TwoPath) else last)[:, 0]
-        cls = self.clip.project(self.clip.ln_post(cls) if self.cls_ln_post else cls)
+        cls = self.class_token_embedding(cls)
         layers = [torch.stack(self._streams(kept[number], side_kinds), dim=1) for number in self.layers]
         return cls, self.clip.project(self.clip.ln_post(torch.stack(layers, dim=1)))
 

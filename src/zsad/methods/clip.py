@@ -63,6 +63,13 @@ class CLIP(Method):
             normalise_mean=self.normalise_text,
         )
 
+    def class_token_embedding(self, cls: Tensor) -> Tensor:
+        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
+
+        Methods that have it can be explained by the relevance of patches.
+        """
+        return self.clip.project(self.clip.ln_post(cls))
+
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the global embedding (batch, dim) and the patch embeddings (batch, patches, dim), not normalised."""
         tokens = self.clip.encode_image(image, layers=(self.clip.depth,))

@@ -82,14 +82,20 @@ class CoOp(PromptMethod):
         self.warmup_lr = warmup_lr
         self.prompts = PromptLearner(self.clip, normal_words, abnormal_words, n_ctx, share_context=True, seed=self.seed)
 
+    def class_token_embedding(self, cls: Tensor) -> Tensor:
+        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
+
+        Methods that have it can be explained by the relevance of patches.
+        """
+        return self.clip.project(self.clip.ln_post(cls) if self.cls_ln_post else cls)
+
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image embedding (batch, dim) and a block's tokens (batch, 1 + patches, dim), class token first.
 
         Neither has unit length.
         """
         last, kept = self.clip.run_image(self.clip.embed_image(image), keep=(self.layer,))
-        cls = self.clip.ln_post(last[:, 0]) if self.cls_ln_post else last[:, 0]
-        return self.clip.project(cls), self.clip.project(self.clip.ln_post(kept[self.layer]))
+        return self.class_token_embedding(last[:, 0]), self.clip.project(self.clip.ln_post(kept[self.layer]))
 
     def score(self, image: Tensor, text: Tensor, context: Context) -> Prediction:
         """Return the enlarged probability of "anomalous" per patch, and that of the image embedding."""

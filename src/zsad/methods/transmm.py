@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.relevance import Relevance, Target, margin_target, relevance, text_target
-from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.functional.maps import probability, similarity, to_grid, unit_range, upsample
 from zsad.methods.base import Method
 from zsad.methods.prototypes import prototypes
 from zsad.prompts import ClassWords, load_prompts
@@ -87,6 +87,13 @@ class TransMM(Method):
         explained = self.clip.encode_prompts([self.target_text.replace("{}", word) for word in words])
         return torch.cat([pair, explained[:, None].to(pair.dtype)], dim=1)
 
+    def class_token_embedding(self, cls: Tensor) -> Tensor:
+        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
+
+        Methods that have it can be explained by the relevance of patches.
+        """
+        return self.clip.project(self.clip.ln_post(cls))
+
     def relevance(self, image: Tensor, text: Tensor) -> Relevance:
         """Return the relevance of each patch, not normalised, with the embeddings that it was computed from.
 
@@ -116,10 +123,3 @@ class TransMM(Method):
         if self.normalise == "image":
             anomaly_map = unit_range(anomaly_map)
         return Prediction(anomaly_map, probability(similarity(found.embedding, text[:, :2]), self.temperature))
-
-
-def unit_range(maps: Tensor) -> Tensor:
-    """Return maps (batch, height, width) brought to [0, 1] by their own extremes; a constant map becomes 0."""
-    low = maps.amin(dim=(1, 2), keepdim=True)
-    spread = maps.amax(dim=(1, 2), keepdim=True) - low
-    return (maps - low) / spread.where(spread > 0, 1)

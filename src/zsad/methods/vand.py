@@ -110,6 +110,13 @@ class VAND(TrainedMethod):
         """Return the state vectors of each class, (classes, 2, dim), of unit length."""
         return prototypes(self.clip, self.prompts, class_names, self.class_words)
 
+    def class_token_embedding(self, cls: Tensor) -> Tensor:
+        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
+
+        Methods that have it can be explained by the relevance of patches.
+        """
+        return self.clip.project(self.clip.ln_post(cls))
+
     def image_tokens(self, image: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """Return the global embedding (batch, dim) and the blocks' raw patch tokens, each (batch, patches, width)."""
         last, kept = self.clip.run_image(self.clip.embed_image(image), keep=self.layers)

@@ -90,6 +90,13 @@ class WinCLIP(Method):
             normalise_mean=False,
         )
 
+    def class_token_embedding(self, cls: Tensor) -> Tensor:
+        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
+
+        Methods that have it can be explained by the relevance of patches.
+        """
+        return self.clip.project(self.clip.ln_post(cls))
+
     def image_tokens(self, image: Tensor) -> WindowTokens:
         """Return the embeddings of the image, its patches and its windows; see :class:`WindowTokens`."""
         clip, grid = self.clip, self.clip.grid(image)
