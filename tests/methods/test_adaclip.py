@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,13 @@ from tests.parity import tiny_clip
 from tests.parity.runner import read_cases
 from zsad.clip import Clip
 from zsad.clip.blocks import append_prompts
+from zsad.clip.loading import model_config
 from zsad.methods import AdaCLIP, CheckpointError
+from zsad.methods.adaclip.author import AUTHOR_DATA, adaclip_shapes
+from zsad.methods.author_files import convert
 from zsad.types import Batch
+from zsad.weights import list_weights
+from zsad.weights.checkpoints import read_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # untrained models say that they are
 
@@ -297,14 +303,37 @@ def test_the_authors_layout_is_read(tiny: Clip, image: Tensor, tmp_path: Path, o
 
 def test_files_say_what_they_were_trained_on(tiny: Clip, tmp_path: Path) -> None:
     model = AdaCLIP(tiny)
-    every = AdaCLIP.from_author_checkpoint(stored_file(model, tmp_path / "pretrained_all.pth"), tiny)
-    assert len(every.trained_on) == 14
     mine = AdaCLIP.from_author_checkpoint(stored_file(model, tmp_path / "mine.pth"), tiny)
     assert "mine.pth" in mine.trained_on[0]["name"]
+    entries = {entry.name: entry for entry in list_weights("adaclip")}
+    assert {entry.status for entry in entries.values()} == {"ready"}
+    for name in ("mvtec_ad+cvc_colondb", "visa+cvc_clinicdb"):
+        stem = Path(entries[f"adaclip/{name}"].files[0].path).stem
+        assert AUTHOR_DATA[stem] == tuple(name.split("+")) == entries[f"adaclip/{name}"].trained_on
+    assert len(entries["adaclip/all"].trained_on) >= 14
+
+
+def test_the_published_files_have_the_expected_shapes(tmp_path: Path) -> None:
+    entry = next(entry for entry in list_weights("adaclip") if entry.variant == "visa+cvc_clinicdb")
+    shapes = adaclip_shapes(model_config(str(entry.backbone)), entry.options)
+    assert (len(shapes), sum(math.prod(shape) for shape in shapes.values())) == (38, 10_665_472)
+    path, shapes_left = tmp_path / "pretrained_visa_clinicdb.pth", dict(shapes)
+    torch.save({f"clip_model.{name}": torch.zeros(shape) for name, shape in shapes.items()}, path)
+    converted = tmp_path / "converted.safetensors"
+    converted.write_bytes(convert(entry, [path]))
+    saved = read_weights(converted)
+    assert saved["hyper_parameters"] == {
+        "branch": "VL", "prompt_type": "SD", "length": 5, "depth": 4, "backbone": "ViT-L-14-336/openai"
+    }  # fmt: skip
+    assert [one["name"] for one in saved["zsad"]["trained_on"]] == ["visa", "cvc_clinicdb"]
+    del shapes_left["patch_token_layer.head.3.bias"]
+    torch.save({f"clip_model.{name}": torch.zeros(shape) for name, shape in shapes_left.items()}, path)
+    with pytest.raises(CheckpointError, match=r"first at 'patch_token_layer\.head\.3\.bias'"):
+        convert(entry, [path])
 
 
 def test_other_files_are_refused_with_what_they_hold(tiny: Clip, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="No checkpoint file"):
+    with pytest.raises(FileNotFoundError, match="No such checkpoint"):
         AdaCLIP.from_author_checkpoint(tmp_path / "none.pth", tiny)
     path = tmp_path / "file.pth"
     torch.save({"state_dict": {}}, path)
@@ -314,5 +343,5 @@ def test_other_files_are_refused_with_what_they_hold(tiny: Clip, tmp_path: Path)
     with pytest.raises(CheckpointError, match=rf"first at '{name}': expected shape \(16, 16\), found \(8, 8\)"):
         AdaCLIP.from_author_checkpoint(stored_file(AdaCLIP(tiny), path, **{name: torch.zeros(8, 8)}), tiny)
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch file of tensors"):
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         AdaCLIP.from_author_checkpoint(path, tiny)

@@ -22,7 +22,7 @@ from zsad.cli import main as cli
 from zsad.clip import Clip
 from zsad.datamodules import Folder
 from zsad.inference import load_model
-from zsad.methods import ALFA, CLIP, VAND, AnomalyCLIP, CheckpointError, CoOp
+from zsad.methods import ALFA, CLIP, VAND, AdaCLIP, AnomalyCLIP, CheckpointError, CoOp
 from zsad.methods.aaclip.adapters import read_adapter
 from zsad.synthetic import generate
 from zsad.weights.checkpoints import CheckpointFiles, read_checkpoint, read_tensors
@@ -145,6 +145,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "from_weights": AnomalyCLIP.from_weights,
     "authors' AnomalyCLIP": lambda path: AnomalyCLIP.from_author_checkpoint(path, "zsad-mini"),
     "authors' VAND": lambda path: VAND.from_author_checkpoint(path, "zsad-mini"),
+    "authors' AdaCLIP": lambda path: AdaCLIP.from_author_checkpoint(path, "zsad-mini"),
     "AA-CLIP's stages": lambda path: read_adapter(path, "text_adapter"),
     "CheckpointIO": CheckpointFiles().load_checkpoint,
 }

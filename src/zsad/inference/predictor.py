@@ -191,21 +191,16 @@ class Predictor:
     ) -> Any:
         """Show which patches speak for an anomaly in the eyes of the image score (TransMM's relevance).
 
-        For methods whose image score compares the class token with text. Unlike the anomaly map, which such a method
-        computes of the patch tokens, it explains the score itself: the margin between the anomalous and the normal
-        text.
+        For methods whose image score compares the class token with text: it explains the margin between the anomalous
+        and the normal text, not the anomaly map, which comes of the patch tokens. Arguments and returns are those of
+        :meth:`predict`; the maps are relevance in [0, 1] of each image, and the scores leave references out.
 
         Args:
             x: As for :meth:`predict`.
             class_name: As for :meth:`predict`.
-            first_block: Lowest block of the image tower that takes part, from 1. None takes the last one alone; more
-                blocks widen the context and cost memory.
+            first_block: Lowest block of the image tower that takes part, from 1; None takes the last one alone.
             size: As for :meth:`predict`.
             strict: As for :meth:`predict`.
-
-        Returns:
-            What :meth:`predict` returns; the maps are relevance, brought to [0, 1] for each image, and the scores leave
-            normal references out.
 
         Raises:
             ValueError: The method's image score is computed otherwise, or there is no such block.

@@ -183,12 +183,22 @@ def _vand_shapes(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape
     return shapes | {f"fc.{index}.bias": (dim,) for index in range(count)}
 
 
+# ---- methods in folders of their own, whose readers import this module
+
+
+def _adaclip() -> Reader:
+    from zsad.methods.adaclip.author import adaclip_shapes, read_adaclip
+
+    return Reader(lambda files: read_adaclip(files[0]), adaclip_shapes)
+
+
 # ---- the table's files
 
 
 READERS: dict[str, Reader] = {
     "anomalyclip": Reader(lambda files: read_anomalyclip(files[0]), _anomalyclip_shapes),
     "vand": Reader(lambda files: read_vand(files[0]), _vand_shapes),
+    "adaclip": Reader(lambda files: _adaclip().read(files), lambda config, options: _adaclip().shapes(config, options)),
 }
 """Layout in the table of published files -> reader."""
 

@@ -2,54 +2,41 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from zsad.clip import Clip
-from zsad.methods.trained import TrainedMethod
-from zsad.weights.checkpoints import CheckpointError
+from zsad.methods.author_files import AuthorState, Shapes, only_tensors
+from zsad.weights.checkpoints import CheckpointError, read_tensors
 
 _PREFIX = "clip_model."
-_ALL = (
-    "mvtec_ad", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic", "headct", "brainmri", "br35h", "isic",
-    "cvc_colondb", "cvc_clinicdb", "tn3k",
-)  # fmt: skip
 AUTHOR_DATA: Mapping[str, tuple[str, ...]] = {
     "pretrained_mvtec_colondb": ("mvtec_ad", "cvc_colondb"),
     "pretrained_visa_clinicdb": ("visa", "cvc_clinicdb"),
-    "pretrained_all": _ALL,
 }
 """File name without ending -> the data sets that it was trained on (README's table of weights has two exchanged)."""
 
-_Model = TypeVar("_Model", bound=TrainedMethod)
 
-
-def read_author_file(path: str | Path) -> dict[str, Tensor]:
-    """Return the learned tensors of a file under the names of AdaCLIP's own state.
+def read_adaclip(path: str | Path) -> AuthorState:
+    """Return what is learned in a file that AdaCLIP's training script wrote; the names are zsad's own.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If it is no dictionary of tensors with these names.
+        FileNotFoundError: There is no such file.
+        CheckpointError: Its layout is another one.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint file '{path}'.")
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"'{path}' cannot be read as a PyTorch file of tensors: {error}") from error
-    state = loaded if isinstance(loaded, dict) else {}
-    if not all(isinstance(value, Tensor) and str(name).startswith(_PREFIX) for name, value in state.items()):
-        state = {}
-    if f"{_PREFIX}patch_token_layer.head.0.weight" not in state:
+    loaded = read_tensors(path)
+    named = loaded if isinstance(loaded, dict) else {}
+    if f"{_PREFIX}patch_token_layer.head.0.weight" not in named or not all(
+        str(name).startswith(_PREFIX) for name in named
+    ):
         found = sorted(map(str, loaded))[:6] if isinstance(loaded, dict) else type(loaded).__name__
         raise CheckpointError(
             f"'{path}' is no checkpoint of AdaCLIP's released code: it needs tensors named '{_PREFIX}patch_token_layer"
             f".head.0.weight' and so on, it holds {found}."
         )
-    return {name.removeprefix(_PREFIX): value.float() for name, value in state.items()}
+    state = only_tensors(path, named, "AdaCLIP's learned tensors")
+    parameters = {name.removeprefix(_PREFIX): value.float() for name, value in state.items()}
+    return AuthorState(parameters, options_of(parameters), {})
 
 
 def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -61,7 +48,7 @@ def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     heads = sum(name.startswith("dynamic_visual_prompt_generator.head.") and name.endswith(".weight") for name in state)
     options: dict[str, Any] = {"prompt_type": ("S" if any(static.values()) else "") + ("D" if heads else "")}
     if not options["prompt_type"]:
-        return {"branch": ""}
+        return {"branch": "", "prompt_type": "S"}
     for tensors in static.values():
         if tensors:
             options |= {"length": len(tensors[0]), "depth": len(tensors)}
@@ -71,25 +58,28 @@ def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return options
 
 
-def load_author_file(kind: type[_Model], path: str | Path, backbone: str | Clip, options: Mapping[str, Any]) -> _Model:
-    """Return the detector with the parameters of a file of the authors.
+def adaclip_shapes(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shapes:
+    """Return the names and shapes of a published file: prompts of both kinds in both towers.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If its layout is another one or the shapes do not fit.
+    Args:
+        config: open_clip's configuration of the backbone.
+        options: Of the constructor.
     """
-    path = Path(path)
-    state = read_author_file(path)
-    model = kind(backbone, **{**options_of(state), **options})
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    if wanted != found:
-        differ = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise CheckpointError(
-            f"'{path}' does not fit AdaCLIP on '{model.clip.name}', first at "
-            f"'{differ[0]}': expected shape {wanted.get(differ[0])}, found {found.get(differ[0])}."
-        )
-    model.load_state_dict(state)
-    names = AUTHOR_DATA.get(path.stem, (f"unknown data (the authors' file {path.name})",))
-    model.trained_on = [{"name": name} for name in names]
-    return model
+    width, text_width, dim = config["vision_cfg"]["width"], config["text_cfg"]["width"], config["embed_dim"]
+    last = config["vision_cfg"]["layers"]
+    length, depth = options.get("length", 5), options.get("depth", 4)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block in range(depth):
+        shapes[f"text_prompter.static_prompts.{block}"] = (length, text_width)
+        shapes[f"visual_prompter.static_prompts.{block}"] = (length, width)
+    layers = len(options.get("layers") or {max(1, last * part // 4) for part in (1, 2, 3, 4)})
+    for name, number, width_in, width_out in (
+        ("patch_token_layer", layers, width, dim),
+        ("cls_token_layer", 1, dim, dim),
+        ("dynamic_visual_prompt_generator", length, dim, width),
+        ("dynamic_text_prompt_generator", length, dim, text_width),
+    ):
+        for head in range(number):
+            shapes[f"{name}.head.{head}.weight"] = (width_out, width_in)
+            shapes[f"{name}.head.{head}.bias"] = (width_out,)
+    return shapes

@@ -14,10 +14,11 @@ from zsad.clip.backbone import Position
 from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import similarity, upsample
-from zsad.methods.adaclip.author import load_author_file
+from zsad.methods.adaclip.author import AUTHOR_DATA, read_adaclip
 from zsad.methods.adaclip.fusion import CLUSTERINGS, Backend, Draws, Variant, fuse
 from zsad.methods.adaclip.parts import Branch, PromptCast, PromptType
 from zsad.methods.adaclip.towers import PromptedTowers
+from zsad.methods.author_files import check_shapes, whose
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
@@ -290,4 +291,13 @@ class AdaCLIP(PromptedTowers):
             FileNotFoundError: If there is no such file.
             CheckpointError: If its layout is another one or the shapes do not fit.
         """
-        return load_author_file(cls, path, backbone, options)
+        trained_on = whose(path, cls.__name__)
+        stored = read_adaclip(path)
+        model = cls(backbone, **{**stored.options, **options})
+        wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        check_shapes(path, stored.parameters, wanted, f"AdaCLIP on '{model.clip.name}'")
+        model.load_state_dict(stored.parameters)
+        by_name = AUTHOR_DATA.get(Path(path).stem)  # of files that are not the published ones, byte by byte
+        known = len(trained_on) > 1 or by_name is None
+        model.trained_on = trained_on if known else [{"name": name} for name in by_name or ()]
+        return model
