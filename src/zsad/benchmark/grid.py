@@ -12,6 +12,9 @@ import yaml
 
 from zsad.datamodules import BenchmarkDataModule, Joined, get_datamodule
 from zsad.methods import Method, get_method
+from zsad.weights.files import write_whole
+
+_LONGEST = 120  # bytes of a name that is kept as it is
 
 
 def _split(text: str) -> tuple[str, dict[str, Any]]:
@@ -157,7 +160,9 @@ class DataSpec:
         kind = get_datamodule(name)
         label = kind.name or kind.__name__.lower()
         if equals and kind.name in ("", "folder"):
-            label = Path(root).name  # a user's own data: the folder says more than "folder"
+            label = (
+                Path(root).expanduser().resolve().name or "folder"
+            )  # a user's own data: the folder says more than "folder"
         return cls(label, kind.__name__, options)
 
     @classmethod
@@ -224,12 +229,13 @@ def _arguments(kind: type[Any]) -> set[str]:
 def safe_name(text: str) -> str:
     """A file name that is readable and, where characters had to go, still unique."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
-    return name if name == text else f"{name[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    # '.' and '..' are no names, and file systems end names at 255 bytes, of which endings need some
+    if name == text and name.strip(".") and len(name.encode()) <= _LONGEST:
+        return name
+    short = name.encode()[:60].decode(errors="ignore").lstrip(".") or "_"
+    return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file so that a kill at any moment leaves the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True).encode())

@@ -1,16 +1,14 @@
 """Running the grid: cell by cell, resumable after a kill at any moment, one JSON file each with all it came from."""
 
-import contextlib
 import datetime
 import hashlib
 import logging
-import os
 import platform
 import resource
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +23,10 @@ import torchmetrics
 
 from zsad import __version__
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec, write_json
+from zsad.benchmark.identity import Identities, differences, plain, refuse_stale
+from zsad.benchmark.logs import log_to
 from zsad.benchmark.pictures import save_pictures
+from zsad.benchmark.results import read_cell
 from zsad.benchmark.train import TrainingDataError, source_for, trained
 from zsad.clip import Clip
 from zsad.datamodules import BenchmarkDataModule
@@ -37,9 +38,10 @@ from zsad.methods.evaluation import Evaluation
 from zsad.metrics import DEFAULT_METRICS, Evaluator
 from zsad.training.token_cache import tensor_key
 from zsad.types import Record
+from zsad.weights.files import disk_error, is_full
 
 METRICS = (*DEFAULT_METRICS, "aupro_200step")
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,28 @@ class Options:
 
 def cells_of(methods: Sequence[MethodSpec], data: Sequence[DataSpec], seeds: Sequence[int]) -> list[Cell]:
     """Return the grid, method by method, so that each model is built and trained once; unseeded methods run once."""
-    classes = {}
+    classes: dict[str, Sequence[str]] = {}
     for one in data:
         if one.parts:
             raise ValueError(f"Joined data ({one.label}) are for --train; give each data set to --data on its own.")
         module = one.build()
         module.select("test")
         classes[one.label] = module.class_names
-    return [
+    cells = [
         Cell(method, one, class_name, seed)
         for method in methods
         for seed in (seeds if method.seeded else seeds[:1])
         for one in data
         for class_name in classes[one.label]
     ]
+    places: dict[Path, Cell] = {}
+    for cell in cells:
+        if places.setdefault(cell.path(Path()), cell) != cell:
+            raise ValueError(
+                f"Two different things have the name '{cell.method.label}' on '{cell.data.label}': their results would "
+                f"lie in one place. Give them in two runs, with an --out each, or rename a folder or configuration."
+            )
+    return list(places.values())
 
 
 def is_done(path: Path, retry_failed: bool) -> bool:
@@ -112,9 +122,31 @@ class Runner:
     """
 
     options: Options
+    identities: Identities = field(init=False)
     _clip: tuple[str, Clip] | None = None
     _hashes: "WeakKeyDictionary[Clip, str]" = field(default_factory=WeakKeyDictionary)
     _model: tuple[tuple[Any, ...], Method, Path | None] | None = None
+
+    def __post_init__(self) -> None:
+        self.identities = Identities(self._run(), self.options.train)
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """See that no result is there that was made from something else.
+
+        Raises:
+            StaleCellError: With what differs; a result that is an error loses nothing and is computed again instead.
+        """
+        for cell in cells:
+            path = cell.path(self.options.out)
+            if path.is_file() and "error" not in (kept := read_cell(path)):
+                refuse_stale(path, kept, self.identities.of(cell))
+
+    def _is_done(self, cell: Cell) -> bool:
+        path = cell.path(self.options.out)
+        if not is_done(path, self.options.retry_failed):
+            return False
+        kept = read_cell(path)
+        return "error" not in kept or not differences(kept.get("identity"), plain(self.identities.of(cell)))
 
     def run(self, cells: Sequence[Cell], tell: Callable[[Cell, str], None] = lambda cell, outcome: None) -> int:
         """Compute the cells that have no result yet; return how many ended in an error.
@@ -123,17 +155,20 @@ class Runner:
             cells: The grid.
             tell: Called after each cell with ``"done"``, ``"kept"`` or the error.
         """
+        self.check(cells)
         failed = 0
         for cell in cells:
             path = cell.path(self.options.out)
-            if is_done(path, self.options.retry_failed):
+            if self._is_done(cell):
                 tell(cell, "kept")
                 continue
             outcome = "done"
-            with _log_to(cell.log_path(self.options.out)):
+            with log_to(cell.log_path(self.options.out)):
                 try:
                     result = self.compute(cell)
                 except Exception as error:  # a failing cell becomes a row with its error, and the rest goes on
+                    if isinstance(error, OSError) and is_full(error):  # there is no room for that row either
+                        raise disk_error(error, path) from error
                     logging.getLogger("zsad").exception("cell failed")
                     outcome = f"{type(error).__name__}: {error}"
                     result = {**self.identity(cell), "error": outcome, "trace": traceback.format_exc()}
@@ -155,18 +190,15 @@ class Runner:
             },
             "class": cell.class_name,
             "seed": cell.seed,
-            "run": {
-                "backbone": options.backbone,
-                "train": [one.identity() for one in options.train],
-                "epochs": options.epochs,
-                "mode": options.mode,
-                "precision": options.precision,
-                "batch_size": options.batch_size,
-                "bootstrap": options.bootstrap,
-                "fuse": options.fuse,
-            },
+            "run": {**self._run(), "train": [one.identity() for one in options.train]},
+            "identity": plain(self.identities.of(cell)),
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
+
+    def _run(self) -> dict[str, Any]:
+        """Return the options that decide numbers."""
+        names = ("backbone", "epochs", "mode", "precision", "batch_size", "bootstrap", "fuse")
+        return {name: getattr(self.options, name) for name in names}
 
     def compute(self, cell: Cell) -> dict[str, Any]:
         """Return the result of a cell: values in [0, 1] with bounds, and everything that they came from."""
@@ -283,6 +315,7 @@ class Runner:
                     self.options.out,
                     self.options.epochs,
                     {"accelerator": accelerator, "devices": 1},
+                    self.identities.training(cell.method.at(cell.seed), source),
                 )
             else:
                 method = kind(**{"backbone": clip, **_without_backbone(cell.method.at(cell.seed).options)})
@@ -358,28 +391,6 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-@contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send log records and warnings to a file; nothing of them reaches the terminal."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric"))]
-    kept = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        for logger, handlers, propagate in kept:
-            logger.handlers, logger.propagate = handlers, propagate
-        handler.close()
-        if path.stat().st_size == 0:
-            os.unlink(path)
 
 
 __all__ = ["METRICS", "Options", "Runner", "TrainingDataError", "cells_of", "git_commit", "is_done", "versions"]

@@ -1,6 +1,5 @@
 """Training of the methods that need it, once per source and seed, under the published protocol."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +68,7 @@ def trained(
     out: Path,
     epochs: int | None = None,
     trainer_options: Mapping[str, Any] | None = None,
+    key: str = "",
 ) -> tuple[Method, Path]:
     """Return the method trained on the source, and its weights file; an earlier file is read, not made again.
 
@@ -82,12 +82,15 @@ def trained(
         out: Results folder.
         epochs: In place of the published number.
         trainer_options: For Lightning's Trainer, which is silent by default.
+        key: Digest of all that decides the parameters; its beginning is part of the file's name, so that parameters
+            that were learned from something else are not taken for these.
     """
     kind: Any = method.kind
     options = {**method.options, "seed": seed}
     label = f"{safe_name(method.label)}-{safe_name(source.label)}-s{seed}" + (
         f"-e{epochs}" if epochs is not None else ""
     )
+    label += f"-{key[:12]}" if key else ""
     path = out / "weights" / f"{label}.safetensors"
     if path.is_file():
         return kind.from_weights(path, backbone=clip), path
@@ -111,8 +114,6 @@ def trained(
                 **(quiet | dict(trainer_options or {})),
             )
             trainer.fit(model, data)
-            temporary = target.with_suffix(f".{os.getpid()}.tmp")
-            model.save_weights(temporary)
-            temporary.replace(target)
+            model.save_weights(target)  # whole or not at all
         previous = target
     return kind.from_weights(path, backbone=clip), path

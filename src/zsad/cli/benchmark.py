@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
 from zsad.benchmark.results import read_cell
 from zsad.benchmark.run import Options, Runner, cells_of, is_done
+from zsad.cli.interrupt import signals_interrupt
 from zsad.methods import list_methods
+from zsad.weights.files import locked
 
 _SHARE = "ZSAD_BENCHMARK_SHARE"  # "index/number" of a process of --jobs
 
@@ -66,13 +69,30 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="AA-CLIP's evaluation rule for image scores, over each class's whole test set",
     )
+    result.add_argument(
+        "--fresh", action="store_true", help="compute all cells of the grid again, whatever is in DIR from earlier runs"
+    )
     result.add_argument("--retry-failed", action="store_true", help="compute cells again that ended in an error")
     return result
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the grid; return 1 if a cell failed."""
+    """Run the grid; return 1 if a cell failed.
+
+    Raises:
+        LockedError: Another benchmark is writing to the folder.
+        StaleCellError: A result in the folder was made from something else.
+        KeyboardInterrupt: Ctrl-C, or the process was told to end.
+    """
     args = parser().parse_args(arguments)
+    if os.environ.get(_SHARE):
+        _end_with_parent()
+        return _run(arguments, args)
+    with signals_interrupt(), locked(args.out, "zsad benchmark"):
+        return _run(arguments, args)
+
+
+def _run(arguments: Sequence[str], args: argparse.Namespace) -> int:
     names = [name for entry in args.methods for name in (list_methods() if entry == "all" else [entry])]
     methods = [MethodSpec.parse(name) for name in names]
     options = Options(
@@ -96,6 +116,10 @@ def main(arguments: Sequence[str]) -> int:
         mine = set(list(dict.fromkeys((cell.method.label, cell.seed) for cell in cells))[index::number])
         Runner(options).run([cell for cell in cells if (cell.method.label, cell.seed) in mine])
         return 0
+    Runner(options).check([] if args.fresh else cells)
+    if args.fresh:
+        for cell in cells:
+            cell.path(args.out).unlink(missing_ok=True)
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -139,8 +163,9 @@ def _parallel(
             own["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
         else:
             own["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // args.jobs))
-        code = "import sys; from zsad.cli.benchmark import main; sys.exit(main(sys.argv[1:]))"
-        workers.append(subprocess.Popen([sys.executable, "-c", code, *arguments], env=own))
+        code = "import sys; from zsad.cli.main import main; sys.exit(main(['benchmark', *sys.argv[1:]]))"
+        # the pipe is never written to: its end is how a worker knows that its parent is gone, however it ended
+        workers.append(subprocess.Popen([sys.executable, "-c", code, *arguments], env=own, stdin=subprocess.PIPE))
     try:
         while any(worker.poll() is None for worker in workers):
             tell(sum(is_done(cell.path(args.out), options.retry_failed) for cell in cells))
@@ -149,3 +174,19 @@ def _parallel(
     finally:
         for worker in workers:
             worker.terminate()
+        for worker in workers:
+            try:
+                worker.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone; results are written whole, so nothing is lost."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()

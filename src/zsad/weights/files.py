@@ -1,9 +1,13 @@
 """Writing a file so that its name stands for the whole of it, also on a full disk and after a kill."""
 
 import contextlib
+import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def size_text(number: int) -> str:
@@ -24,8 +28,10 @@ class DiskError(OSError):
         return str(self.args[1]) if len(self.args) > 1 else super().__str__()
 
 
-def _disk_error(error: OSError, path: Path, needed: int) -> DiskError:
-    """The error of a failed write as a sentence with the path, the space needed and the space there is."""
+def disk_error(error: OSError, path: Path, needed: int | None = None) -> DiskError:
+    """Return the error of a failed write as a sentence with the path, the space needed and the space there is."""
+    if isinstance(error, DiskError):
+        return error
     reason = error.strerror or str(error) or type(error).__name__
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
@@ -36,9 +42,46 @@ def _disk_error(error: OSError, path: Path, needed: int) -> DiskError:
         free = f"the free space in '{folder}' is unknown"
     return DiskError(
         error.errno,
-        f"Cannot write '{path}': {reason}. The file takes {size_text(needed)}, {free}. Make room or choose another "
-        f"folder; what was there before is unchanged.",
+        f"Cannot write '{path}': {reason}; "
+        + (f"the file takes {size_text(needed)}, " if needed else "")
+        + f"{free}. Make room or choose another folder; what was there before is unchanged.",
     )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a disk, or a user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class LockedError(ValueError):
+    """Another process is writing to a folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, who: str) -> Iterator[None]:
+    """Keep a folder for this process alone; it is made if it does not exist.
+
+    Args:
+        folder: What to lock; the lock's file ``.zsad.lock`` stays there.
+        who: What writes there, for the message: "zsad benchmark".
+
+    Raises:
+        LockedError: Another process has it, on this machine or another one that sees the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".zsad.lock", blocking=False)
+        lock.acquire()
+    except Timeout:
+        raise LockedError(
+            f"Another {who} is writing to '{folder}': wait until it ends, or give another --out."
+        ) from None
+    except OSError as error:
+        raise disk_error(error, folder / ".zsad.lock") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(path: str | Path, data: bytes) -> Path:
@@ -64,6 +107,6 @@ def write_whole(path: str | Path, data: bytes) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _disk_error(error, path, len(data)) from error
+            raise disk_error(error, path, len(data)) from error
         raise
     return path

@@ -1,0 +1,28 @@
+"""Signals that ask a process to end, taken like Ctrl-C: what was begun is put in order, and workers end too."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the main thread on SIGTERM and SIGHUP; one that is ignored (nohup) stays ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    kept: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                kept[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
