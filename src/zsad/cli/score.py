@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from zsad import __version__
+from zsad.cli.panels import Comparison
 from zsad.clip.loading import MINI
 from zsad.images.overlay import Scale
 from zsad.inference import Predictor, Result, load_model
@@ -48,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")
     made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
+    made.add_argument(
+        "--panel", metavar="FILE", help="compare with these images, a panel.safetensors of another run (MuSc)"
+    )
     made.add_argument("--explain", action="store_true", help="add what fits each image best to the JSON lines (ALFA)")
     made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
     made.add_argument(
@@ -99,12 +103,13 @@ def main(arguments: Sequence[str]) -> int:
             "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
             "Leave out --backbone for real work.[/yellow]"
         )
+    comparison = Comparison(args, model, files, console)
+    settings = _settings(args, model) | comparison.settings()
     summary = Summary()
-    opened = RowWriter(
-        args.out, _settings(args, model), args.batch_size, args.fresh, files, args.prune, content=args.hash
-    )
+    opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
     with opened as writer, _progress(console) as bar:
         _tell_changes(console, writer)
+        comparison.prepare(bar)
         task = bar.add_task("scoring", total=len(files), completed=len(writer))
         todo = (found for found in files if not writer.has(found.real))
         for batch in model.batches(
@@ -122,6 +127,7 @@ def main(arguments: Sequence[str]) -> int:
             summary.add(batch)
             bar.advance(task, len(batch))
         _report(console, writer, model, summary, scale if not args.no_overlays else "image")
+        comparison.report()
     return 0
 
 

@@ -1,6 +1,5 @@
 """The panel of a folder that is scored by comparing its images: drawn once, on the disk, continued after a kill."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 
 from zsad.images import ImageError, load_rgb, to_tensor
+from zsad.inference.files import FileList, sha256
+from zsad.inference.settings import replace
 from zsad.methods.musc import Panel, PanelError, Transductive
 from zsad.methods.musc.build import Member, Progress
 from zsad.methods.musc.mutual import nearest_both
-from zsad.methods.musc.panel import differences, relative_key
+from zsad.methods.musc.panel import differences
 
 _FORMAT = 1
 _LONG = 180.0  # seconds of comparisons from which a run is announced
@@ -31,8 +32,7 @@ class FolderPanel:
 
     Args:
         method: On its device.
-        paths: Every image to score, in their order.
-        root: Folder that the images lie in; "" if there is no single one.
+        files: What is scored.
         out: The results folder.
         class_name: What the rows are scored as.
         say: Told what a user wants to know.
@@ -41,15 +41,13 @@ class FolderPanel:
     def __init__(
         self,
         method: Transductive,
-        paths: Sequence[str],
-        root: str,
+        files: FileList,
         out: Path,
         class_name: str,
         say: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.method = method
-        self.paths = paths
-        self.root = root
+        self.files = files
         self.class_name = class_name
         self.say = say
         self.notes, self.file, self.work = out / "panel.json", out / "panel.safetensors", out / "panel"
@@ -62,9 +60,9 @@ class FolderPanel:
 
     def load(self, path: Path) -> Panel:
         """Set the panel of another folder or day, and say how old it is."""
-        panel = self.method.load_panel(path, self.class_name, self.root)
+        panel = self.method.load_panel(path, self.class_name)
         self.say(f"Compared with {len(panel)} images: panel '{path}', {_age(panel.made)}.")
-        self._announce(0, len(self.paths), len(panel))
+        self._announce(0, len(self.files), len(panel))
         return panel
 
     def make(self, progress: Progress) -> Panel:
@@ -78,37 +76,34 @@ class FolderPanel:
             self._draw(progress)
         listed = self._read_notes()
         if self.file.is_file():
-            panel = self.method.load_panel(self.file, self.class_name, self.root)
+            panel = self.method.load_panel(self.file, self.class_name)
             panel.drawn = True
             self.say(f"Compared with the {len(panel)} images of the earlier run's panel, {_age(panel.made)}.")
         else:
-            members = [self._member(one["path"], one["sha256"]) for one in listed]
-            self._announce(len(members), len(self.paths) - len(members), len(members))
-            panel = self.method.set_panel(
-                self.class_name, members, root=self.root, drawn=True, folder=self.work, progress=progress
-            )
+            self._announce(len(listed), max(0, len(self.files) - len(listed)), len(listed))
+            panel = self.method.set_panel(self.class_name, listed, drawn=True, folder=self.work, progress=progress)
             panel.save(self.file)
         shutil.rmtree(self.work, ignore_errors=True)
         return panel
 
     def _draw(self, progress: Progress) -> None:
         """Choose the images and write their list."""
-        found: list[tuple[int, dict[str, str]]] = []
-        most = min(self.method.panel_size or len(self.paths), len(self.paths))
+        files = [one for one in self.files if one.error is None]
+        chosen: list[tuple[int, dict[str, str]]] = []
+        most = min(self.method.panel_size or len(files), len(files))
         progress.start("panel: drawing", most)
-        for index in self.method.draw_order(self.class_name, len(self.paths)):
-            if len(found) == most:
+        for index in self.method.draw_order(self.class_name, len(files)):
+            if len(chosen) == most:
                 break
             try:
-                load_rgb(self.paths[index])
+                load_rgb(files[index].path)
             except ImageError:
                 continue
-            key = relative_key(self.paths[index], self.root)
-            found.append((index, {"path": key, "sha256": _file_hash(self.paths[index])}))
+            chosen.append((index, {"path": files[index].below, "sha256": sha256(files[index].path)}))
             progress.advance(1)
-        if len(found) < 2:
+        if len(chosen) < 2:
             raise PanelError(
-                f"{len(found)} readable image(s) of {len(self.paths)}: {type(self.method).__name__} compares images of "
+                f"{len(chosen)} readable image(s) of {len(files)}: {type(self.method).__name__} compares images of "
                 f"one product with each other and needs at least 2, better 30 or more; or give a panel with --panel "
                 f"FILE."
             )
@@ -116,51 +111,49 @@ class FolderPanel:
             "format": _FORMAT,
             "class_name": self.class_name,
             "seed": self.method.panel_seed,
-            "drawn_from": len(self.paths),
+            "drawn_from": len(files),
             "settings": self.method.panel_settings(),
-            "images": [one for _, one in sorted(found, key=lambda pair: pair[0])],
+            "images": [one for _, one in sorted(chosen, key=lambda pair: pair[0])],
         }
-        self.notes.parent.mkdir(parents=True, exist_ok=True)
-        part = self.notes.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.notes)
+        replace(self.notes, json.dumps(content, indent=1) + "\n")
 
-    def _read_notes(self) -> list[dict[str, str]]:
+    def _read_notes(self) -> list[Member]:
         """The list of images, all as they were when it was written."""
         try:
             content: dict[str, Any] = json.loads(self.notes.read_text(encoding="utf-8"))
             listed, settings = content["images"], content["settings"]
         except (ValueError, KeyError) as error:
             raise PanelError(f"'{self.notes}' is no list of a panel ({error}); --fresh draws one anew.") from error
+        there: dict[str, list[str]] = {}
+        wanted = {one["path"] for one in listed}
+        for found in self.files:
+            if found.below in wanted and os.path.isfile(found.path):
+                there.setdefault(found.below, []).append(found.path)
         if changed := differences(settings, self.method.panel_settings()):
             raise PanelError(
                 f"'{self.notes}' was drawn with other settings ({changed}). Use another folder, or --fresh to start "
                 f"over."
             )
-        for one in listed:
-            path = self._path(one["path"])
-            if os.path.exists(path) and _file_hash(path) != one["sha256"]:
-                raise PanelError(
-                    f"'{path}' is an image of the panel and has changed since it was drawn: every score depends on it. "
-                    f"Restore it, or start over with --fresh."
-                )
-        return listed
+        return [self._member(one["path"], one["sha256"], there.get(one["path"], [])) for one in listed]
 
-    def _member(self, key: str, content: str) -> Member:
-        path = self._path(key)
+    def _member(self, key: str, content: str, paths: Sequence[str]) -> Member:
+        """The image of that content among the files of that name."""
+        path = next((path for path in paths if sha256(path) == content), None)
+        if path is None and paths:
+            raise PanelError(
+                f"'{paths[0]}' is an image of the panel and has changed since it was drawn: every score depends on it. "
+                f"Restore it, or start over with --fresh."
+            )
 
         def opened() -> torch.Tensor:
-            if not os.path.exists(path):
+            if path is None:
                 raise PanelError(
-                    f"'{path}' is an image of the panel and is gone before it was looked at. Restore it, or start over "
+                    f"'{key}' is an image of the panel and was gone before it was looked at. Restore it, or start over "
                     f"with --fresh."
                 )
             return to_tensor(load_rgb(path), self.method.protocol)
 
         return Member(key, opened, content)
-
-    def _path(self, key: str) -> str:
-        return os.path.join(self.root, key) if self.root else key
 
     def _announce(self, panel: int, others: int, size: int) -> None:
         """Say how long the comparisons will take, if it is long."""
@@ -183,11 +176,6 @@ def comparison_seconds(method: Any) -> float:
         nearest_both(features, features)[0].sum().item()  # item(): wait for the device
         times.append(time.perf_counter() - before)
     return min(times) / tile**2 * len(method.units())
-
-
-def _file_hash(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _duration(seconds: float) -> str:

@@ -38,7 +38,7 @@ def draw_panel(
 
     Args:
         method: On its device.
-        inputs: Paths, or pictures with names.
+        inputs: Paths, found files, or pictures with names.
         class_name: The class.
         root: Folder that paths are relative to.
         replace: Set the panel whatever there was before; it then counts as given, and stays.
@@ -66,7 +66,9 @@ def key_of(one: Any, root: str | Path = "") -> str:
     """Return what an input is known by: its path below the folder, or its name."""
     if isinstance(one, Found):
         return one.below
-    return one.name if isinstance(one, Named) else relative_key(os.fspath(one), root)
+    if isinstance(one, Named):
+        return one.name
+    return one.below if isinstance(one, Found) else relative_key(os.fspath(one), root)
 
 
 def read(method: Method, one: Any) -> Tensor | None:

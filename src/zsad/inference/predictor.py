@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from zsad.functional.maps import upsample
-from zsad.images import Found, ImageError, list_images, load_rgb, to_tensor, walk
+from zsad.images import Found, ImageError, load_rgb, to_tensor, walk
 from zsad.images import Size as PixelSize
 from zsad.images.overlay import Limits
 from zsad.inference.explain import Explained
@@ -279,8 +279,9 @@ class Predictor:
         for one in batch:
             score, anomaly_map = (float("nan"), np.empty((0, 0), np.float32))
             explanation: tuple[tuple[str, float], ...] = ()
+            warning: str | None = None
             if one.tensor is not None:
-                score, small, explanation = next(predictions)
+                score, small, explanation, warning = next(predictions)
                 full = upsample(small[None], (one.picture.height, one.picture.width))[0]
                 anomaly_map = full.numpy()
             error = None if one.error is None else str(one.error)
@@ -295,6 +296,7 @@ class Predictor:
                     error,
                     self.map_range,
                     explanation,
+                    warning=warning,
                     source_size=one.size,
                     file=one.file,
                 )
@@ -304,9 +306,9 @@ class Predictor:
     @torch.inference_mode()
     def _forward(
         self, batch: list[_Opened], class_name: str
-    ) -> list[tuple[float, Tensor, tuple[tuple[str, float], ...]]]:
-        """Return score, map (height, width) and explanation of each image; a forward pass takes images of one size."""
-        results: list[tuple[float, Tensor, tuple[tuple[str, float], ...]]] = []
+    ) -> list[tuple[float, Tensor, tuple[tuple[str, float], ...], str | None]]:
+        """Return score, map (height, width), explanation and warning of each; a pass takes images of one size."""
+        results: list[tuple[float, Tensor, tuple[tuple[str, float], ...], str | None]] = []
         for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
             members = list(group)
             tensors = torch.stack([one.tensor for one in members if one.tensor is not None]).to(self.device)
@@ -317,15 +319,18 @@ class Predictor:
             if self.explains:
                 found = self.method.explain(tensors, names)  # type: ignore[operator]
                 reasons = [tuple((one.descriptor, one.cosine) for one in best) for best in found]
+            doubts: list[str | None] = [None] * len(members)
+            if isinstance(self.method, Transductive):
+                doubts = self.method.doubts(class_name, tensors, paths)
             maps = prediction.anomaly_map.float().cpu()
-            results += zip(prediction.pred_score.tolist(), maps, reasons, strict=True)
+            results += zip(prediction.pred_score.tolist(), maps, reasons, doubts, strict=True)
         return results
 
 
 def _many(x: Any) -> tuple[str, list[Any]]:
     """Return the folder that many inputs lie in, "" if they are no folder, and the inputs one by one."""
     if isinstance(x, (str, os.PathLike)):
-        return os.fspath(x), list(list_images([Path(x)]))
+        return os.fspath(x), list(walk([os.fspath(x)]))
     return "", named(flat(x))
 
 

@@ -74,7 +74,9 @@ class Panel:
         return len(self.keys)
 
     def __post_init__(self) -> None:
-        self._place = {key: place for place, key in enumerate(self.keys) if not is_unnamed(key)}
+        # by both: folders that are scored together may hold files of one name
+        pairs = zip(self.keys, self.hashes, strict=True)
+        self._place = {pair: place for place, pair in enumerate(pairs) if not is_unnamed(pair[0])}
         self._by_hash: dict[str, int] = {}
         for place, digest in enumerate(self.hashes):
             self._by_hash.setdefault(digest, place)
@@ -84,12 +86,12 @@ class Panel:
         """Return which image of the panel this is, None if it is none: both path and pixels must agree."""
         if is_nameless(path) or digest not in self._by_hash:
             return None
-        found = self._place.get(relative_key(path, self.root))
+        found = self._place.get((relative_key(path, self.root), digest))
         if found is None and not self.root:  # nobody said where the panel's images lie: compare the ends of the paths
             parts = PurePath(path).parts
-            tails = (str(PurePath(*parts[first:])) for first in range(1, len(parts)))
+            tails = ((str(PurePath(*parts[first:])), digest) for first in range(1, len(parts)))
             found = next((self._place[tail] for tail in tails if tail in self._place), None)
-        return found if found is not None and self.hashes[found] == digest else None
+        return found
 
     def holds_pixels(self, digest: str) -> str | None:
         """Return the key of an image with the same pixels, None if there is none."""

@@ -20,6 +20,7 @@ from zsad.methods.musc.panel import (
     PanelError,
     Panels,
     differences,
+    is_unnamed,
     relative_key,
     unnamed_keys,
 )
@@ -264,17 +265,31 @@ class Transductive(Method, ABC):
 
     def places(self, panel: Panel, image: Tensor, paths: Sequence[str]) -> list[int | None]:
         """Return which image of the panel each image is, None for all others; warn of others with equal pixels."""
-        found = []
+        for doubt in filter(None, self.doubts(panel.class_name, image, paths)):
+            warnings.warn(doubt, SamePixelsWarning, stacklevel=2)
+        return [panel.place(path, self.digest(one)) for one, path in zip(image, paths, strict=True)]
+
+    def doubts(self, class_name: str, image: Tensor, paths: Sequence[str]) -> list[str | None]:
+        """Return for each image why its score is doubtful, None if it is not: its pixels are another member's.
+
+        Args:
+            class_name: The class of all images.
+            image: Normalised images, (batch, 3, height, width).
+            paths: Path of each image.
+        """
+        panel = self.panel(class_name)
+        found: list[str | None] = []
         for one, path in zip(image, paths, strict=True):
             digest = self.digest(one)
-            found.append(panel.place(path, digest))
-            if found[-1] is None and (same := panel.holds_pixels(digest)) is not None:
-                warnings.warn(
-                    f"Image '{path}' has the same pixels as {'an image' if same.startswith(chr(0)) else repr(same)} of "
-                    f"the panel, where its patches find themselves: its score is too low if it has a defect.",
-                    SamePixelsWarning,
-                    stacklevel=2,
-                )
+            same = panel.holds_pixels(digest) if panel.place(path, digest) is None else None
+            if same is None:
+                found.append(None)
+                continue
+            member = "an image" if is_unnamed(same) else f"'{same}'"
+            found.append(
+                f"Image '{path}' has the same pixels as {member} of the panel, where its patches find themselves: its "
+                f"score is too low if it has a defect."
+            )
         return found
 
 
