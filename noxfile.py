@@ -1,4 +1,7 @@
-"""Development jobs: ``nox -s tests lint types docs demo browser``; ``minimum`` for the oldest dependencies."""
+"""Development jobs: ``nox -s tests lint workflows types docs demo browser``.
+
+``minimum`` takes the lower bound of every dependency.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,15 @@ def lint(session: nox.Session) -> None:
     session.install("ruff>=0.8")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflows against their schema, and for security holes; nothing is asked of the network."""
+    session.install("check-jsonschema>=0.33", "zizmor>=1.9")
+    found = [str(path) for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *found)
+    session.run("zizmor", "--offline", ".github")
 
 
 @nox.session
