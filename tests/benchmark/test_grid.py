@@ -64,6 +64,8 @@ def test_the_source_is_the_first_that_is_other_data(tmp_path: Path) -> None:
     names = ("MVTecAD=mvtec", "VisA=visa", "Folder=bolts", "Folder=./nuts", "Synthetic")
     mvtec, visa, bolts, nuts, synthetic = (DataSpec.parse(name) for name in names)
     assert source_for(mvtec, [mvtec, visa]) is visa
+    assert source_for(mvtec, [visa, mvtec], own=True) is mvtec  # supervised few-shot, only where it is asked for
+    assert source_for(mvtec, [visa], own=True) is visa
     assert source_for(bolts, [DataSpec.parse("Folder=./bolts"), nuts]) is nuts
     assert source_for(synthetic, [synthetic]) is synthetic  # its training pictures are others
     with pytest.raises(TrainingDataError, match="auxiliary data that is not MVTecAD"):

@@ -207,3 +207,16 @@ def test_shipped_configs_fit(path: Path, roots: tuple[Path, Path], tmp_path: Pat
     (saved,) = tmp_path.rglob("*.ckpt")
     made = torch.load(saved, weights_only=True)["zsad"]["trained_on"]
     assert [one["name"] for one in made] == ["mvtec_ad", "cvc_colondb"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_masks_that_other_parts_lack_stay_in_batches_of_one(
+    roots: tuple[Path, Path], image: Write, tmp_path: Path, batch_size: int
+) -> None:
+    for kind in ("good", "bad"):
+        image(f"plain/slide/test/{kind}/0.png")
+    parts = [CVCColonDB(roots[1], counts="ignore"), Folder(tmp_path / "plain", train_split="test")]
+    data = Joined(parts, batch_size=batch_size, protocol=PROTOCOL)
+    found = [(path, "gt_mask" in batch) for batch in data.train_dataloader() for path in batch["image_path"]]
+    assert len(found) == 6
+    assert all(masked is (batch_size == 1 and "colon" in path) for path, masked in found)

@@ -111,10 +111,15 @@ def test_tn3k(image: Any, mask: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "folder"),
-    [(BMADBrain, "Brain_AD"), (BMADBrain, "brain"), (BMADLiver, "Liver_AD"), (BMADRetina, "Retina_RESC_AD")],
+    ("kind", "folder", "label"),
+    [
+        (BMADBrain, "Brain_AD", "label"),
+        (BMADBrain, "brain", "label"),
+        (BMADLiver, "Liver_AD", "anomaly_mask"),
+        (BMADRetina, "Retina_RESC_AD", "anomaly_mask"),
+    ],
 )
-def test_bmad(image: Any, mask: Any, tmp_path: Path, kind: type[BenchmarkDataModule], folder: str) -> None:
+def test_bmad(image: Any, mask: Any, tmp_path: Path, kind: type[BenchmarkDataModule], folder: str, label: str) -> None:
     for other in ("Brain_AD", "Liver_AD", "Retina_RESC_AD"):
         if other != folder and not folder.startswith("brain"):
             image(f"{other}/test/good/img/other.png")
@@ -122,9 +127,9 @@ def test_bmad(image: Any, mask: Any, tmp_path: Path, kind: type[BenchmarkDataMod
     for part in ("test", "valid"):
         for i in range(2):
             image(f"{folder}/{part}/good/img/0000{i}_96.png")
-            mask(f"{folder}/{part}/good/label/0000{i}_96.png", box=None)
+            mask(f"{folder}/{part}/good/{label}/0000{i}_96.png", box=None)
             image(f"{folder}/{part}/Ungood/img/0000{i}_60.png")
-            mask(f"{folder}/{part}/Ungood/label/0000{i}_60.png", value=3)
+            mask(f"{folder}/{part}/Ungood/{label}/0000{i}_60.png", value=3)
     image(f"{folder}/train/good/00003_60.png")
     data = kind(tmp_path, counts="ignore")
     name = data.facts.classes[0] if data.facts else ""

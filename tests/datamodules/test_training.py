@@ -9,6 +9,7 @@ from PIL import Image
 
 from zsad.datamodules import MVTecAD
 from zsad.datamodules.training import TrainingDataset, draw_shots, load_augment, mosaic
+from zsad.training.augment import VIEWS, view
 from zsad.types import ImageProtocol, Record
 
 RECORDS = [Record(Path(f"{name}{i}.png"), name, int(i >= 6)) for name in ("a", "b") for i in range(10)]
@@ -126,3 +127,34 @@ def test_augmentation_from_a_file_differs_between_workers(mvtec_tree: Callable[.
     (tmp_path / "bad.yaml").write_text("a: 1")
     with pytest.raises(ValueError, match=r"bad\.yaml' is not a pipeline"):
         load_augment(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fixed_views_come_one_view_of_all_images_after_the_other(
+    mvtec_tree: Callable[..., None], tmp_path: Path, workers: int
+) -> None:
+    mvtec_tree()
+    options: dict[str, Any] = {"counts": "ignore", "protocol": ImageProtocol(size=32), "classes": ["bottle"]}
+    plain = MVTecAD(tmp_path, **options).dataset("test", training=True)
+    data = MVTecAD(tmp_path, fixed_views=True, batch_size=5, num_workers=workers, **options)
+    seen = data.dataset("test", training=True)
+    assert len(seen) == VIEWS * len(plain)
+    assert len(data.dataset("test")) == len(plain)  # for training only
+    for index in (0, len(plain), 5 * len(plain) + 1, len(seen) - 1):
+        number, place = divmod(index, len(plain))
+        before, after = plain[place], seen[index]
+        expected = view(before["image"][None], number)[0]
+        torch.testing.assert_close(after["image"], expected, atol=1e-6, rtol=0)
+        mask = view(before["gt_mask"][None, None].float(), number)[0, 0] > 0.5
+        assert torch.equal(after["gt_mask"], mask)
+        assert after["image_path"] == before["image_path"]
+    with pytest.raises(IndexError, match=f"There are {len(seen)} views of images, got {len(seen)}"):
+        seen[len(seen)]
+    loaded = {
+        (path, round(float(one.sum()), 2))
+        for batch in data.train_dataloader()
+        for path, one in zip(batch["image_path"], batch["image"], strict=True)
+    }
+    assert loaded == {
+        (one["image_path"], round(float(one["image"].sum()), 2)) for one in map(seen.__getitem__, range(len(seen)))
+    }

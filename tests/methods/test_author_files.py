@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.parity import tiny_clip
+from tests.parity.kinds.visualad import author_file
 from tests.served import Published, git_blob, prompts_file
 from zsad.clip import load_clip
-from zsad.methods import VAND, AnomalyCLIP, CheckpointError
+from zsad.methods import VAND, AnomalyCLIP, CheckpointError, VisualAD
 from zsad.methods.author_files import convert, weights_path
 from zsad.weights import MismatchError, NotPublishedError
 from zsad.weights.registry import find
@@ -178,3 +179,14 @@ def test_wrong_content_never_reaches_a_reader(published: Published, tmp_path: Pa
         weights_path(NAME)
     assert not (tmp_path / "canary").exists()
     assert git_blob(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+
+
+def test_visualads_published_layout_is_converted(published: Published, tmp_path: Path) -> None:
+    model = VisualAD("zsad-mini", seed=5).eval()
+    torch.save(author_file(model, 96), tmp_path / "CLIP.pth")
+    row = {"method": "VisualAD", "options": {}, "layout": "visualad"}
+    published.publish("visualad/visa", (tmp_path / "CLIP.pth").read_bytes(), **row)
+    loaded = VisualAD.from_weights(weights_path("visualad/visa")).eval()
+    assert loaded.trained_on[0]["name"] == "visa"
+    image = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded(image, ["", ""]), model(image, ["", ""]), atol=0, rtol=0)

@@ -300,7 +300,7 @@ class Runner:
         """Return the method of a cell on the device, trained if it needs to be, and its weights file."""
         kind = cell.method.kind
         learns = hasattr(kind, "training_stages")
-        source = source_for(cell.data, self.options.train) if learns else None
+        source = self._source(cell) if learns else None
         seed = cell.seed if cell.method.seeded else None
         key = (cell.method.label, source and source.label, seed)
         if self._model is None or self._model[0] != key:
@@ -321,6 +321,9 @@ class Runner:
                 method = kind(**{"backbone": clip, **_without_backbone(cell.method.at(cell.seed).options)})
             self._model = (key, method.eval().to(device), weights)
         return self._model[1], self._model[2]
+
+    def _source(self, cell: Cell) -> DataSpec:
+        return source_for(cell.data, self.options.train, bool(cell.method.options.get("allow_same_data")))
 
     def clip(self, method: MethodSpec) -> Clip:
         """Return the backbone of a method, as the method itself loads it; the one of the method before is let go."""

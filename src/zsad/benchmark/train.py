@@ -18,7 +18,7 @@ class TrainingDataError(ValueError):
     """A trained method has no auxiliary data to be trained on for this target."""
 
 
-def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
+def source_for(target: DataSpec, sources: Sequence[DataSpec], own: bool = False) -> DataSpec:
     """Return the auxiliary data for a target: the first source that is another data set, or another folder of a user's.
 
     A joined source is another one only if each of its parts is.
@@ -26,9 +26,17 @@ def source_for(target: DataSpec, sources: Sequence[DataSpec]) -> DataSpec:
     The published protocols are ``VisA`` for every target and ``MVTecAD`` for VisA (AA-CLIP), or the two exchanged
     (AnomalyCLIP, VAND, CoOp): give the sources in that order.
 
+    Args:
+        target: Tested on.
+        sources: In order of preference.
+        own: Whether a source of the target itself is wanted, if there is one: supervised few-shot, no zero-shot row.
+
     Raises:
         TrainingDataError: If there is none.
     """
+    for source in sources if own else ():
+        if not source.parts and not _is_other(source, target):
+            return source
     for source in sources:
         if all(_is_other(part, target) for part in source.parts or (source,)):
             return source

@@ -7,7 +7,6 @@ from zsad.datamodules.base import (
     DatasetCountError,
     DatasetNotFoundError,
     SameSourceError,
-    check_pair,
 )
 from zsad.datamodules.bmad import BMADBrain, BMADLiver, BMADRetina
 from zsad.datamodules.brain import Br35H, BrainMRI, HeadCT
@@ -23,6 +22,7 @@ from zsad.datamodules.joined import Joined
 from zsad.datamodules.mpdd import MPDD
 from zsad.datamodules.mvtec import MVTecAD
 from zsad.datamodules.mvtec_ad2 import MVTecAD2
+from zsad.datamodules.pairs import check_pair
 from zsad.datamodules.polyp import CVC300, CVCClinicDB, CVCColonDB, Endo, Kvasir
 from zsad.datamodules.real_iad import RealIAD
 from zsad.datamodules.sdd import SDD

@@ -57,6 +57,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         seed: Decides the draw, per class.
         stitch: Probability that a training image is replaced by a 2 x 2 mosaic of four random images of its class
             (VAND uses 0.2 on MVTec AD).
+        fixed_views: Train on eleven fixed views of every image (MVFA's few-shot training).
         augment: An albumentations pipeline for training, or the path of one saved as YAML or JSON.
         prompt_names: Word for each class in prompts: ``"raw"`` as the benchmark spells it, ``"readable"`` as we
             suggest, or a mapping for some classes (others stay raw).
@@ -86,6 +87,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         shot_draw: Literal["any", "balanced"] = "any",
         seed: int = 0,
         stitch: float = 0.0,
+        fixed_views: bool = False,
         augment: Callable[..., dict[str, Any]] | str | Path | None = None,
         prompt_names: Mapping[str, str] | Literal["raw", "readable"] = "raw",
         on_error: Literal["raise", "skip"] = "raise",
@@ -111,6 +113,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         self.shot_draw = shot_draw
         self.seed = seed
         self.stitch = stitch
+        self.fixed_views = fixed_views
         self.augment: Augment | None = load_augment(augment)
         self.on_error = on_error
         self.allow_same = allow_same
@@ -216,6 +219,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
                 on_error=self.on_error,
                 augment=self.augment if training else None,
                 stitch=self.stitch if training else 0.0,
+                views=training and self.fixed_views,
             )
         return self._datasets[split, training, protocol]
 
@@ -380,32 +384,6 @@ def count_differences(found: Counts, expected: Counts, classes: Sequence[str] | 
         normal, anomalous = (sum(pair[side] for pair in found.values()) for side in (0, 1))
         pairs.append(("all classes", expected["*"], (normal, anomalous)))
     return [f"{name}: expected {a[0]} + {a[1]}, found {b[0]} + {b[1]}" for name, a, b in pairs if a != b]
-
-
-_OVERLAPS = {("colon_train", "cvc_colondb"), ("cvc_colondb", "colon_train")}
-_SAME_VIDEOS = {"cvc_300", "cvc_colondb", "colon_train"}
-
-
-def check_pair(source: BenchmarkDataModule, target: BenchmarkDataModule, allow: bool = False) -> None:
-    """Refuse to train on ``source`` and evaluate on ``target`` if they hold the same images.
-
-    Args:
-        source: Trained on.
-        target: Evaluated on.
-        allow: Permit it all the same.
-
-    Raises:
-        SameSourceError: They are the same benchmark, the same folder, or one contains the other.
-    """
-    same = source.name == target.name and (target.facts is not None or source.root.absolute() == target.root.absolute())
-    if (same or (source.name, target.name) in _OVERLAPS) and not allow:
-        target._refuse_same(source.name)
-    elif not same and {source.name, target.name} <= _SAME_VIDEOS:
-        warnings.warn(
-            f"{source.name} and {target.name} are believed to come from the same videos; say so beside the result.",
-            DataWarning,
-            stacklevel=2,
-        )
 
 
 def batches(datamodule: BenchmarkDataModule, split: str = "test") -> Iterator[Batch]:

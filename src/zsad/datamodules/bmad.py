@@ -11,8 +11,9 @@ from zsad.types import Record
 class BMAD(BenchmarkDataModule):
     """One organ of BMAD: ``test/good/img``, ``test/Ungood/img`` and ``test/Ungood/label``; masks have the image's name.
 
-    A ``label`` folder of normal images is passed over, the part ``valid`` is read only if asked for by name. Images may
-    also lie directly in ``good`` and ``Ungood``.
+    The archives that MVFA's repository offers call the masks' folder ``anomaly_mask``. A ``label`` folder of normal
+    images is passed over, the part ``valid`` is read only if asked for by name. Images may also lie directly in
+    ``good`` and ``Ungood``.
     """
 
     organ: str = ""
@@ -23,7 +24,7 @@ class BMAD(BenchmarkDataModule):
         normal, anomalous = self._folders(split)
         yield from (Record(path, self.organ, 0, None, "good") for path in _images(normal))
         if anomalous is not None:
-            labels = child(anomalous, "label")
+            labels = child(anomalous, "label") or child(anomalous, "anomaly_mask")
             pairs = pair(_images(anomalous), images_in(labels) if labels else [])
             yield from (Record(image, self.organ, 1, mask, "Ungood") for image, mask in pairs.items())
 

@@ -22,7 +22,7 @@ class Joined(BenchmarkDataModule):
 
     Args:
         parts: The data modules, at least two; their batch sizes and workers do not matter.
-        batch_size: Images per batch.
+        batch_size: Images per batch. In batches of one, images keep their masks where other parts have none (MVFA).
         num_workers: Worker processes.
         protocol: Size and normalisation for all parts; None takes the method's.
 
@@ -71,7 +71,9 @@ class Joined(BenchmarkDataModule):
             for part in self.parts:
                 part.protocol = protocol
             parts = [part.dataset(part.train_split if training else split, training) for part in self.parts]
-            self._datasets[key] = cast(TrainingDataset, JoinedDataset(parts))  # all that loaders and fits ask of one
+            self._datasets[key] = cast(
+                TrainingDataset, JoinedDataset(parts, self.batch_size == 1)
+            )  # all that loaders and fits ask of one
         return self._datasets[key]
 
     def setup(self, stage: str) -> None:
@@ -102,9 +104,10 @@ class JoinedDataset(Dataset[Any]):
 
     Args:
         parts: All under the same protocol.
+        mixed: Whether samples keep masks that other parts lack, as they may in batches of one image.
     """
 
-    def __init__(self, parts: Sequence[TrainingDataset]) -> None:
+    def __init__(self, parts: Sequence[TrainingDataset], mixed: bool = False) -> None:
         self.parts = list(parts)
         self.sizes = [len(part) for part in parts]
         self.protocol = parts[0].protocol
@@ -112,7 +115,7 @@ class JoinedDataset(Dataset[Any]):
         self.has_masks = all(part.has_masks for part in parts)
         self.skipped: list[Skipped] = []
         self._ends = list(itertools.accumulate(self.sizes))
-        known = {"gt_label": self.has_labels, "gt_mask": self.has_masks}
+        known = {"gt_label": self.has_labels, "gt_mask": self.has_masks or mixed}
         self._dropped = [key for key, everywhere in known.items() if not everywhere]
 
     @property

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.datamodules.dataset import AnomalyDataset, Augment
-from zsad.images import ImageError
+from zsad.images import ImageError, normalise
+from zsad.training.augment import VIEWS, view
 from zsad.types import ImageProtocol, Record
 
 
@@ -26,22 +27,51 @@ class TrainingDataset(AnomalyDataset):
         protocol: Size and normalisation of the tensors.
         stitch: Probability of a mosaic: 2 x 2 images drawn with equal probability from the class, each brought to the
             size of the first, masks alike. It is anomalous if one of the four is. [VAND's released code, on MVTec AD]
+        views: Whether every image appears in the eleven views of :func:`zsad.training.augment.view`, one view of all
+            images after the other. [MVFA's released code, few-shot]
         **options: Those of :class:`AnomalyDataset`.
     """
 
     def __init__(
-        self, records: Sequence[Record], protocol: ImageProtocol, *, stitch: float = 0.0, **options: Any
+        self,
+        records: Sequence[Record],
+        protocol: ImageProtocol,
+        *,
+        stitch: float = 0.0,
+        views: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(records, protocol, **options)
         if not 0 <= stitch <= 1:
             raise ValueError(f"stitch is a probability in [0, 1], got {stitch}.")
         self.stitch = stitch
+        self.views = views
         self._by_class: dict[str, list[int]] = {}
         if stitch:
             for index, record in enumerate(records):
                 self._by_class.setdefault(record.class_name, []).append(index)
 
+    def __len__(self) -> int:
+        return len(self.records) * (VIEWS if self.views else 1)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not self.views:
+            return self._one(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} views of images, got {index}.")
+        number, place = divmod(index, len(self.records))
+        sample = self._one(place)
+        return self._seen(sample, number) if isinstance(sample, dict) else sample  # else it was skipped
+
+    def _seen(self, sample: dict[str, Any], number: int) -> dict[str, Any]:
+        image = sample["image"]  # bytes in a worker process, see start_worker
+        image = normalise(image, self.protocol) if image.dtype == torch.uint8 else image
+        changed = {"image": view(image[None], number)[0]}
+        if "gt_mask" in sample:
+            changed["gt_mask"] = view(sample["gt_mask"][None, None].to(image.dtype), number)[0, 0] > 0.5
+        return {**sample, **changed}
+
+    def _one(self, index: int) -> dict[str, Any]:
         if self.stitch and torch.rand(()).item() < self.stitch:
             candidates = self._by_class[self.records[index].class_name]
             drawn = [candidates[i] for i in torch.randint(len(candidates), (4,)).tolist()]

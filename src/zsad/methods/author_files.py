@@ -192,6 +192,12 @@ def _adaclip() -> Reader:
     return Reader(lambda files: read_adaclip(files[0]), adaclip_shapes)
 
 
+def _visualad() -> Reader:
+    from zsad.methods.visualad.checkpoint import read_visualad, visualad_shapes
+
+    return Reader(lambda files: read_visualad(files[0]), visualad_shapes)
+
+
 # ---- the table's files
 
 
@@ -199,6 +205,9 @@ READERS: dict[str, Reader] = {
     "anomalyclip": Reader(lambda files: read_anomalyclip(files[0]), _anomalyclip_shapes),
     "vand": Reader(lambda files: read_vand(files[0]), _vand_shapes),
     "adaclip": Reader(lambda files: _adaclip().read(files), lambda config, options: _adaclip().shapes(config, options)),
+    "visualad": Reader(
+        lambda files: _visualad().read(files), lambda config, options: _visualad().shapes(config, options)
+    ),
 }
 """Layout in the table of published files -> reader."""
 

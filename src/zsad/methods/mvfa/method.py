@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from zsad.clip import Clip
-from zsad.clip.blocks import plain, run
+from zsad.clip.blocks import whole
 from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
@@ -173,8 +173,8 @@ class MVFA(TrainedMethod):
     def frozen_features(self, image: Tensor) -> dict[str, Tensor]:
         """Return the ``state`` after the first adapted block's own computation, (batch, 1 + patches, width)."""
         rows, columns = (number * self.clip.patch_size for number in self.grid((image.shape[-2], image.shape[-1])))
-        blocks = self.clip.model.visual.transformer.resblocks[: self.layers[0]]
-        state, _ = run(blocks, self.clip.embed_image(image[..., :rows, :columns]), plain())
+        embedded, last = self.clip.embed_image(image[..., :rows, :columns]), self.layers[0]
+        state, _ = self.clip.run_image(embedded, lambda number, block, x: whole(block, x) if number <= last else x)
         return {"state": state}
 
     def cache_settings(self) -> dict[str, Any]:

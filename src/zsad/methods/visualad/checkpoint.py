@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zsad.methods.author_files import check_shapes, whose
+from zsad.methods.author_files import AuthorState, Shapes, check_shapes, whose
 from zsad.weights.checkpoints import CheckpointError, local_file, read_tensors
 
 _BACKBONE = "ViT-L/14@336px"
@@ -109,3 +109,29 @@ def _check_layout(path: Path, loaded: Any) -> None:
             flat.update(values if isinstance(values, dict) else {part: values})
     if wrong := sorted(name for name, value in flat.items() if not isinstance(value, Tensor)):
         raise CheckpointError(f"'{path}' is no checkpoint of VisualAD's released code: {wrong} hold no tensors.")
+
+
+def read_visualad(path: str | Path) -> AuthorState:
+    """Return what is learned in a ``CLIP.pth``, for the table of published files."""
+    stored = read_author_file(path)
+    return AuthorState(stored.state, stored.options, {})
+
+
+def visualad_shapes(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shapes:
+    """Return the shapes of the published layout, for open_clip's configuration of a backbone."""
+    width, depth = config["vision_cfg"]["width"], config["vision_cfg"]["layers"]
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ("anomaly_token", "normal_token", "ln_post_weight", "ln_post_bias"), (width,)
+    )
+    anchors = options.get("n_anchors", 4)
+    for number in options.get("layers") or sorted({max(1, depth * part // 4) for part in (1, 2, 3, 4)}):
+        one = f"cross_attn.layer_attentions.layer_{number}"
+        shapes |= {f"{one}.anchor_queries": (anchors, width), f"{one}.pos_encoding": (1, 1536, width)}
+        shapes |= {f"{one}.{name}_proj.weight": (width, width) for name in ("q", "k", "v", "out")}
+        shapes |= {f"{one}.{name}_norm.{leaf}": (width,) for name in ("q", "k") for leaf in ("weight", "bias")}
+        shapes |= {f"{one}.gate.0.weight": (anchors, width), f"{one}.gate.0.bias": (anchors,)}
+        shapes |= {f"{one}.out_proj.bias": (width,), f"{one}.res_scale": (1,)}
+        for place in (0, 3):
+            other = f"layer_transforms.layer_{number}.mlp.{place}"
+            shapes |= {f"{other}.weight": (width, width), f"{other}.bias": (width,)}
+    return shapes
