@@ -361,3 +361,60 @@ def test_results_are_json_that_others_read(once: tuple[Path, Path]) -> None:
     for path in once[1].glob("cells/*/*/*.json"):
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
         assert np.isfinite(content["wall_s"])
+
+
+# ---- a result as somebody else's file
+
+
+@pytest.mark.parametrize(
+    ("where", "changes"),
+    [
+        ("method", {"options": {"prompts": "/etc/passwd"}}),
+        ("method", {"options": {"references": "/etc"}}),
+        ("data", {"options": {"manifest": "/etc/passwd"}}),
+        ("run", {"backbone": "ViT-B-32//tmp/weights.pt"}),
+    ],
+)
+def test_a_result_sets_no_paths(
+    where: str, changes: dict[str, Any], once: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = once
+    out = shutil.copytree(out, tmp_path / "out")
+    [path] = out.glob("cells/*/*/*.json")
+    shown = _error(["check", str(path), "--device", "cpu"], capsys)
+    assert f"A file never says which folder is read: give it by hand, --root '{data}'" in shown
+    assert cli.main(["check", str(path), "--device", "cpu", "--root", str(data)]) == 0
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content[where] |= changes
+    path.write_text(json.dumps(content), encoding="utf-8")
+    shown = _error(["check", str(path), "--device", "cpu", "--root", str(data)], capsys)
+    assert "which a file may not" in shown or "none of open_clip's names" in shown
+
+
+def test_nothing_published_stands_beside_the_synthetic_model(tmp_path: Path) -> None:
+    """Neither beside its numbers nor as methods that were not run."""
+    from zsad.benchmark.results import summarise
+    from zsad.benchmark.tables import rows
+
+    cell = {
+        "data": {"label": "mvtec_ad"}, "method": {"label": "winclip", "name": "winclip"}, "class": "bottle", "seed": 0,
+        "metrics": {"image_auroc": 0.5}, "bounds": {}, "images": [["a", 0, 0.1], ["b", 1, 0.2], ["c", 1, 0.3]],
+        "images_per_s": 1.0, "peak_memory_mb": 1.0, "trained": None,
+    }  # fmt: skip
+    for backbone, beside in (
+        ("zsad-mini", False),
+        ("ViT-B-32/random", False),
+        ("ViT-B-16-plus-240/laion400m_e31", True),
+    ):
+        [*found] = rows(summarise([{**cell, "backbone": {"name": backbone}}]))
+        assert any(row["published"] is not None for row in found) == beside
+        assert any(row["difference"] is not None for row in found) == beside
+        assert (len(found) > 1) == beside
+
+
+def test_the_page_says_how_many_images_a_class_has(once: tuple[Path, Path], tmp_path: Path) -> None:
+    assert cli.main(["report", str(once[1]), "--out", str(tmp_path)]) == 0
+    for name in ("report.md", "report.csv", "report.tex", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "normal" in text
+    assert "| coin | 2 | 2 | clip |" in (tmp_path / "report.md").read_text(encoding="utf-8")

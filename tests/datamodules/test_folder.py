@@ -191,10 +191,10 @@ def test_manifest_paths(tmp_path: Path, image: Any) -> None:
     (tmp_path / "data").mkdir()
     outside = image("outside.png")
     (tmp_path / "data" / "a.csv").write_text(f"image_path,label\n../outside.png,1\n{outside},1\n")
-    paths = [record.image_path for record in Folder(tmp_path / "data" / "a.csv").select()]
+    paths = [record.image_path for record in Folder(tmp_path / "data" / "a.csv", strict=False).select()]
     assert [path.resolve() for path in paths] == [outside.resolve()] * 2
     with pytest.raises(ManifestError, match=r"'\.\./outside\.png' lies outside"):
-        Folder(tmp_path / "data" / "a.csv", strict=True).select()
+        Folder(tmp_path / "data" / "a.csv").select()
     with pytest.raises(FileNotFoundError, match=r"No manifest '.*gone\.csv'"):
         Folder(tmp_path, manifest=tmp_path / "gone.csv").select()
 

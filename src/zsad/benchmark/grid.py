@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zsad.datamodules import BenchmarkDataModule, Joined, get_datamodule
 from zsad.methods import Method, get_method
+from zsad.prompts.yaml_text import read_yaml
 from zsad.weights.files import write_whole
 
 _LONGEST = 120  # bytes of a name that is kept as it is
@@ -25,7 +24,7 @@ def _split(text: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"'{text}': expected key=value after the colon, got '{part}'.")
-        options[key.strip()] = yaml.safe_load(value)
+        options[key.strip()] = read_yaml(value, f"'{text}'")
     return name, options
 
 
@@ -63,7 +62,7 @@ def _is_data(text: str) -> bool:
 
 def _config(path: Path, key: str) -> tuple[str, dict[str, Any]]:
     """Class name and options of a YAML file as ``zsad fit --config`` takes it."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = read_yaml(path.read_text(encoding="utf-8"), f"'{path}'") or {}
     section = content.get(key, content) if isinstance(content, dict) else {}
     if not isinstance(section, dict) or "class_path" not in section:
         raise ValueError(f"'{path}' has no class_path under '{key}'.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from zsad.benchmark.published import lookup
 from zsad.benchmark.results import IMAGE, ORDER, Summary
+from zsad.clip.loading import MINI, RANDOM
 from zsad.methods import METHODS
 
 TITLES = {
@@ -42,12 +43,15 @@ def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     for data in dict.fromkeys(one.data for one in summaries):
         here = {one.method: one for one in summaries if one.data == data}
         metrics = [metric for metric in ORDER if any(metric in one.values for one in here.values())]
-        absent = [name for name in METHODS if name not in {one.name for one in here.values()}]
+        # numbers of the synthetic or of random backbones say nothing about real images: nothing published beside them
+        real = {label for label, one in here.items() if not one.backbone.endswith((MINI, f"/{RANDOM}"))}
+        absent = [name for name in METHODS if real and name not in {one.name for one in here.values()}]
         for label in [*here, *absent]:
             one = here.get(label)
             for metric in metrics:
-                printed = lookup(data, one.name if one else label, metric)
-                others = lookup(data, one.name if one else label, metric, ("log", "rerun"))
+                name, beside = (one.name, label in real) if one else (label, True)
+                printed = lookup(data, name, metric) if beside else []
+                others = lookup(data, name, metric, ("log", "rerun")) if beside else []
                 ours = 100 * one.mean(metric) if one else math.nan
                 std = one.std(metric) if one else None
                 if one is None and not printed and not others:

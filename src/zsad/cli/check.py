@@ -18,13 +18,21 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("cell", type=Path, help="a file below DIR/cells")
     result.add_argument("--tolerance", type=float, default=1e-6, help="in units of the metric (default: %(default)s)")
     result.add_argument("--device", default="auto")
+    result.add_argument(
+        "--root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of the data, then of each auxiliary data set: a file never says which folder is read",
+    )
     return result
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``zsad check CELL.json``; return 1 if a value differs."""
     args = parser().parse_args(arguments)
-    found = check_cell(args.cell, args.device)
+    found = check_cell(args.cell, args.device, args.root)
     console = Console()
     kept, again = found.kept, found.again
     for name, value in found.differences.items():

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,6 +23,7 @@ from zsad.inference.files import FileList
 from zsad.inference.rows import Row
 from zsad.inference.writer import RowWriter
 from zsad.methods import METHODS
+from zsad.prompts.yaml_text import read_yaml
 from zsad.training.token_cache import tower_key
 
 _WORST = 5  # rows shown at the end
@@ -175,7 +175,7 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not name.isidentifier() or not equals:
             raise ValueError(f"--option must be NAME=VALUE, got '{pair}'.")
-        options[name] = yaml.safe_load(value)
+        options[name] = read_yaml(value, f"--option {name}")
     return options
 
 

@@ -18,6 +18,7 @@ from zsad.datamodules import DATAMODULES, BenchmarkDataModule
 from zsad.methods import METHODS, Method
 from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
+from zsad.prompts.yaml_text import read_yaml
 from zsad.types import Batch, Prediction
 from zsad.weights.checkpoints import read_checkpoint, refuse_pickles
 
@@ -115,8 +116,9 @@ class ZsadCLI(LightningCLI):
         return trainer
 
     def _table(self) -> None:
+        result = self.model.evaluator.compute()  # every process takes part: each has seen its share of the images
         if self.trainer.is_global_zero:
-            Console().print(self.model.evaluator.compute().table())
+            Console().print(result.table())
 
     def after_test(self) -> None:
         """Print the metrics as a table, per class and mean."""
@@ -125,6 +127,24 @@ class ZsadCLI(LightningCLI):
     def after_validate(self) -> None:
         """Print the metrics as a table, per class and mean."""
         self._table()
+
+
+def _check_yaml(arguments: Sequence[str]) -> None:
+    """Refuse configuration files and values that hold tags or write out to masses; the parser itself is more lenient.
+
+    Raises:
+        ValueError: One does.
+    """
+    previous = ""
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if (flag if equals else previous) in ("--config", "-c", "--trainer.config", "--model.config", "--data.config"):
+            path = Path(value if equals else argument)
+            if path.is_file():
+                read_yaml(path.read_text(encoding="utf-8"), f"'{path}'")
+        elif "&" in argument or "!" in argument:
+            read_yaml(value if equals else argument, flag if equals else previous)
+        previous = argument
 
 
 def class_names(arguments: Sequence[str]) -> list[str]:
@@ -153,6 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     quiet = {} if fitting else {"logger": False, "enable_checkpointing": False}
     # it is meant to be called like this: another part of the program has read the command's name already
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    _check_yaml(arguments)
     ZsadCLI(
         Method,
         BenchmarkDataModule,

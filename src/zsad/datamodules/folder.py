@@ -40,7 +40,7 @@ class Folder(BenchmarkDataModule):
         mask_suffixes: Endings that make an image's stem its mask's.
         mask_extensions: Extensions of mask files, e.g. ``[".png"]``; None for any.
         label_from_mask: Label an image by whether its mask has a marked pixel (opens all masks at the start).
-        strict: Refuse a manifest whose paths lead out of ``root``.
+        strict: Refuse a manifest whose paths lead out of ``root``; False allows it.
         data_domain: What kind of images they are; a method may treat the two differently.
         **options: Those of :class:`~zsad.datamodules.base.BenchmarkDataModule`.
     """
@@ -58,7 +58,7 @@ class Folder(BenchmarkDataModule):
         mask_suffixes: Sequence[str] = ("_mask", ""),
         mask_extensions: Sequence[str] | None = None,
         label_from_mask: bool = False,
-        strict: bool = False,
+        strict: bool = True,
         data_domain: Literal["industrial", "medical"] = "industrial",
         **options: Any,
     ) -> None:

@@ -26,7 +26,7 @@ class ManifestError(ValueError):
 
 
 def read_manifest(
-    path: Path, root: Path | None = None, split: str = "test", class_name: str = "object", strict: bool = False
+    path: Path, root: Path | None = None, split: str = "test", class_name: str = "object", strict: bool = True
 ) -> Iterator[Record]:
     """Yield the records of a CSV file, of a JSON-lines file or of a ``meta.json``.
 
@@ -40,7 +40,7 @@ def read_manifest(
         root: What paths are relative to; by default the folder of the list.
         split: Yield only rows of this split (ignoring case), and rows without one.
         class_name: Class of rows without one.
-        strict: Refuse paths outside ``root``.
+        strict: Refuse paths outside ``root``; a list from elsewhere may name any file of this machine.
 
     Raises:
         ManifestError: A row is not understood, there is no image column, or a path leaves the root in strict mode.
@@ -147,5 +147,5 @@ def _locate(text: str, root: Path, strict: bool, where: str) -> Path:
         endings = (root.joinpath(*parts[start:]) for start in range(1 if parts[0] == "/" else 0, len(parts)))
         path = next((ending for ending in endings if ending.exists()), path)
     if strict and not path.resolve().is_relative_to(root.resolve()):
-        raise ManifestError(f"{where}: '{text}' lies outside '{root}', which strict mode forbids.")
+        raise ManifestError(f"{where}: '{text}' lies outside '{root}'; strict=False allows it.")
     return path

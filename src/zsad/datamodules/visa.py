@@ -1,10 +1,12 @@
 """VisA: 12 objects, with the split of its own csv file."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from zsad.datamodules.layout import folders_in
+from zsad.datamodules.manifest import ManifestError
 from zsad.datamodules.mvtec import MVTecLike
 from zsad.types import Record
 
@@ -45,6 +47,8 @@ class VisA(MVTecLike):
         anomalous = row["label"] != "normal"
         paths = [root / row["image"]] + ([root / row["mask"]] if anomalous else [])
         for path in paths:
+            if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
+                raise ManifestError(f"'{root / _SPLIT_FILE}' names '{path}', which lies outside '{root}'.")
             if not path.is_file():
                 raise self.missing(f"'{path}', listed in '{_SPLIT_FILE}', not found")
         return Record(paths[0], row["object"], int(anomalous), paths[1] if anomalous else None, row["label"])

@@ -123,6 +123,28 @@ def stored_options(kind: Any, saved: Mapping[str, Any], given: Mapping[str, Any]
     return result
 
 
+def refuse_from_file(kind: Any, options: Mapping[str, Any], source: str, words: frozenset[str] = frozenset()) -> None:
+    """See that options from a file are such as a file may set: no path, no endpoint, no program.
+
+    Args:
+        kind: A method or a data module.
+        options: Constructor options that the file names.
+        source: The file.
+        words: Options that are names and nothing else.
+
+    Raises:
+        ValueError: One is not.
+    """
+    known = constructor_options(kind)
+    for name, value in options.items():
+        fine = name in words and _is_words(value)
+        if name not in known or not (fine or _allowed(kind, name, value, known[name].annotation)):
+            raise ValueError(
+                f"'{source}' sets {name}={_shown(value)} for {kind.__name__}, which a file may not: it may touch the "
+                f"network, paths or other programs. Run 'zsad benchmark' with it by hand instead."
+            )
+
+
 def free_options(kind: Any) -> frozenset[str] | None:
     """Return the options that decide nothing about what a class learned; None for all, where nothing is learned."""
     if not hasattr(kind, "training_stages") and not kind.learns():

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from zsad.prompts.yaml_text import read_yaml
 
 ClassWords = Literal["readable", "raw", "hyphen_to_space"]
 STATES = ("normal", "anomalous")
@@ -128,7 +128,7 @@ def load_prompts(name: str) -> Prompts:
         raise FileNotFoundError(
             f"No prompt list '{name}': packaged are {list_prompts()}; or give the path of a YAML file."
         )
-    return parse_prompts(yaml.safe_load(text), name)
+    return parse_prompts(read_yaml(text, f"Prompt file '{name}'"), name)
 
 
 def list_prompts() -> list[str]:

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import io
 import json
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.served import Server
@@ -156,3 +158,32 @@ def test_links_of_the_facts_are_official_and_have_checksums() -> None:
         if facts.download is not None:
             assert re.fullmatch(r"https?://\S+\.(tar|zip|tar\.xz)", facts.download.url)
             assert re.fullmatch(r"[0-9a-f]{64}", facts.download.sha256)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_flipped_bytes_of_a_compressed_archive_are_noticed(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    content = random.integers(0, 256, 30_000, dtype=np.uint8).tobytes()  # does not compress: every byte counts
+    path = tar(tmp_path / "a", {"x/a.png": content, "x/b.png": content[::-1]}, kind)
+    whole = bytearray(path.read_bytes())
+    for place in random.integers(100, len(whole) - 100, 60):
+        bad = bytearray(whole)
+        bad[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(bad)
+        with pytest.raises((DownloadError, UnsafeArchiveError)):
+            extract(path, tmp_path / "out")
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["a"]
+    path.write_bytes(whole)
+    extract(path, tmp_path / "out")
+    assert (tmp_path / "out" / "x" / "a.png").read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["", "gz"])
+def test_an_archive_cut_between_two_entries_is_noticed(tmp_path: Path, kind: str) -> None:
+    plain = tar(tmp_path / "plain", {"a.png": b"a" * 512, "b.png": b"b" * 512}).read_bytes()
+    cut = plain[:1024]  # header and content of the first entry
+    (tmp_path / "a").write_bytes(gzip.compress(cut) if kind else cut)
+    with pytest.raises(DownloadError, match="cut off: it has no end mark"):
+        extract(tmp_path / "a", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*.partial"))

@@ -111,3 +111,19 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         prepare(data, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
+
+
+@pytest.mark.parametrize("path", ["../secret.JPG", "candle/../../secret.JPG", "{secret}"])
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_a_split_file_names_nothing_outside_its_folder(tmp_path: Path, path: str, column: str) -> None:
+    root, secret = tmp_path / "VisA", tmp_path / "secret.JPG"
+    picture(secret)
+    picture(root / "candle/Data/Images/Anomaly/0.JPG")
+    (root / "split_csv").mkdir()
+    named = {"image": "candle/Data/Images/Anomaly/0.JPG", "mask": "candle/Data/Images/Anomaly/0.JPG"}
+    named[column] = path.replace("{secret}", str(secret))
+    row = f"candle,test,anomaly,{named['image']},{named['mask']}"
+    (root / "split_csv" / "1cls.csv").write_text(f"object,split,label,image,mask\n{row}\n")
+    with pytest.raises(ValueError, match=r"names '.*secret.JPG', which lies outside '.*VisA'"):
+        prepare(VisA(root, counts="ignore"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

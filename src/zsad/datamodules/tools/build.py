@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
-import yaml
 from rich.console import Console
 
 from zsad.datamodules import BenchmarkDataModule, get_datamodule
 from zsad.images import ImageError
+from zsad.prompts.yaml_text import read_yaml
 
 Options = Mapping[str, Any] | Sequence[str] | None
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ def _parse(texts: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"An option is key=value, got '{text}'.")
-        options[name.replace("-", "_")] = yaml.safe_load(value)
+        options[name.replace("-", "_")] = read_yaml(value, f"option {name}")
     return options
 
 

@@ -1,5 +1,9 @@
 """``zsad data download``: fetch and unpack an archive without trusting the network or the archive."""
 
+import bz2
+import gzip
+import io
+import lzma
 import os
 import re
 import shutil
@@ -7,9 +11,10 @@ import stat
 import tarfile
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -21,6 +26,7 @@ from zsad.weights.fetch import fetch
 
 _CHUNK = 1 << 20
 _MOST_MEMBERS = 10**6
+_END = 1024  # a tar archive ends with two empty blocks
 
 
 class UnsafeArchiveError(ValueError):
@@ -90,11 +96,60 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
                     raise UnsafeArchiveError(f"'{archive}' holds '{info.filename}', which is a link or a device.")
                 yield info.filename, None if info.is_dir() else zipped.open(info)
         return
-    with tarfile.open(archive, "r|*") as tar:  # a stream: one pass, however large
-        for member in tar:
-            if not (member.isreg() or member.isdir()):
-                raise UnsafeArchiveError(f"'{archive}' holds '{member.name}', which is a link or a device.")
-            yield member.name, tar.extractfile(member) if member.isreg() else None
+    with _Decompressed(archive) as stream:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:  # a stream: one pass, however large
+            for member in tar:
+                if not (member.isreg() or member.isdir()):
+                    raise UnsafeArchiveError(f"'{archive}' holds '{member.name}', which is a link or a device.")
+                yield member.name, tar.extractfile(member) if member.isreg() else None
+        stream.finish()
+
+
+class _Decompressed(io.RawIOBase):
+    """The content of a tar archive, read to its very end, where compressed files have their checksum.
+
+    Python's tar reader stops at the last entry: it sees neither a wrong checksum nor that entries are missing.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        with archive.open("rb") as file:
+            start = file.read(6)
+        self._file: Any
+        if start.startswith(b"\x1f\x8b"):
+            self._file = gzip.GzipFile(archive)
+        elif start.startswith(b"BZh"):
+            self._file = bz2.BZ2File(archive)
+        elif start.startswith(b"\xfd7zXZ\x00"):
+            self._file = lzma.LZMAFile(archive)
+        else:
+            self._file = archive.open("rb")
+        self._archive, self._tail = archive, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            found = self._file.read(size)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise DownloadError(f"'{self._archive}' is damaged, or neither a tar nor a zip archive: {error}") from error
+        self._tail = (self._tail + found)[-_END:]
+        return found
+
+    def finish(self) -> None:
+        """Read what follows the last entry.
+
+        Raises:
+            DownloadError: A checksum is wrong, or the archive ends without its mark: entries may be missing.
+        """
+        while self.read(_CHUNK):
+            pass
+        if self._tail.strip(b"\0") or len(self._tail) < _END:
+            raise DownloadError(f"'{self._archive}' is damaged or cut off: it has no end mark. Nothing of it was kept.")
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _safe_parts(name: str, archive: Path) -> list[str]:

@@ -9,10 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from zsad.llm import LLM, AnswerCache, LLMWarning, PackagedLLM
 from zsad.methods.alfa.answers import is_description, parse_answer, same_text
+from zsad.prompts.yaml_text import read_yaml
 
 Label = Literal["normal", "abnormal"]
 LABELS: tuple[Label, Label] = ("normal", "abnormal")
@@ -163,7 +162,7 @@ def load_alfa_prompts(name: str = "alfa") -> AlfaPrompts:
         raise FileNotFoundError(
             f"No word lists '{name}' for ALFA: use 'alfa', or give the path of a YAML file of its form."
         )
-    return parse_alfa_prompts(yaml.safe_load(path.read_text(encoding="utf-8")), name)
+    return parse_alfa_prompts(read_yaml(path.read_text(encoding="utf-8"), f"Prompt file '{name}'"), name)
 
 
 class ClassPrompts(NamedTuple):
