@@ -120,7 +120,7 @@ class _Decompressed(io.RawIOBase):
         elif start.startswith(b"BZh"):
             self._file = bz2.BZ2File(archive)
         elif start.startswith(b"\xfd7zXZ\x00"):
-            self._file = lzma.LZMAFile(archive)
+            self._file = lzma.LZMAFile(archive)  # noqa: SIM115 (closed with this object)
         else:
             self._file = archive.open("rb")
         self._archive, self._tail = archive, b""
