@@ -305,6 +305,31 @@ def test_explanations_go_into_the_json_lines(pictures: Path, tmp_path: Path) -> 
         main([*arguments, "--method", "clip", "--out", str(tmp_path / "b")])
 
 
+def test_relevance_becomes_pictures_that_the_rows_name(pictures: Path, tmp_path: Path) -> None:
+    arguments = [str(pictures), "--class-name", "gear", "--device", "cpu", "--no-overlays", "--backbone", "zsad-mini"]
+    arguments += ["--out", str(tmp_path / "a"), "--overlay-size", "96", "--explain", "transmm", "--method"]
+    assert main([*arguments, "clip"]) == 0
+    lines = (tmp_path / "a" / "scores.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len({row["explanation"]["overlay"] for row in rows}) == COUNT
+    expected = load_model("clip", "zsad-mini", device="cpu").explain(rows[3]["path"], "gear", size=96)
+    expected.save(tmp_path / "expected.jpg")
+    assert rows[3]["explanation"]["kind"] == "transmm"
+    with (
+        Image.open(tmp_path / "a" / rows[3]["explanation"]["overlay"]) as got,
+        Image.open(tmp_path / "expected.jpg") as want,
+    ):
+        assert got.size == want.size
+        assert np.abs(np.asarray(got, float) - np.asarray(want, float)).mean() < 1
+    assert not (tmp_path / "a" / "overlays").exists()
+    assert main([*arguments, "clip"]) == 0  # nothing is left to do
+    assert (tmp_path / "a" / "scores.jsonl").read_text().splitlines() == lines
+    with pytest.raises(ValueError, match="score of AnoVL is not the class token's alone"):
+        main([*arguments, "anovl", "--fresh"])
+    with pytest.raises(SystemExit):
+        main([*arguments, "clip", "--explain", "lime"])
+
+
 def test_relabel_needs_no_model_and_the_run_goes_on(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

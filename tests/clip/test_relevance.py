@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.conftest import make_clip
 from zsad.clip import Clip
 from zsad.clip.relevance import margin_target, relevance, text_target
 
@@ -101,3 +102,10 @@ def test_a_head_of_its_own(tiny: Clip, image: Tensor) -> None:
 def test_errors(tiny: Clip, image: Tensor, target: Any, first: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         relevance(tiny, image, target, first)
+
+
+def test_rounded_blocks_find_the_same_patches(image: Tensor, text: Tensor) -> None:
+    exact, rounded = make_clip(), make_clip().cast("bf16")
+    got, expected = (relevance(clip, image, text_target(text, 10.0), 1).patches for clip in (rounded, exact))
+    assert got.dtype == torch.float32
+    assert torch.cosine_similarity(got, expected, dim=-1).min() > 0.98

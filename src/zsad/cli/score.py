@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from zsad import __version__
+from zsad.cli.explain import OWN, Explanations, add_explain_option
 from zsad.cli.panels import Comparison
 from zsad.clip.loading import MINI
 from zsad.images.overlay import Scale
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--panel", metavar="FILE", help="compare with these images, a panel.safetensors of another run (MuSc)"
     )
-    made.add_argument("--explain", action="store_true", help="add what fits each image best to the JSON lines (ALFA)")
+    add_explain_option(made)
     made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
     made.add_argument(
         "--scale",
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         args.checkpoint,
         args.device,
         args.batch_size,
-        args.explain,
+        args.explain == OWN,
         **read_options(args.option),
     )
     if model.method.clip.name == MINI:
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str]) -> int:
             "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
             "Leave out --backbone for real work.[/yellow]"
         )
+    explanations = Explanations(args.explain, model, args.out, args.class_name, args.overlay_size)
     comparison = Comparison(args, model, files, console)
     settings = _settings(args, model) | comparison.settings()
     summary = Summary()
@@ -121,6 +123,7 @@ def main(arguments: Sequence[str]) -> int:
             num_workers=args.num_workers,
             content=args.hash,
         ):
+            batch = explanations.of(batch)
             if not args.no_overlays:
                 _save_overlays(batch, args.out, scale)
             writer.write(Row.of(result, path=writer.shown(str(result.image_path))) for result in batch)

@@ -1,6 +1,7 @@
 """What a method says of one image."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -36,8 +37,9 @@ class Result:
     """What is wrong with the file; None if all is well."""
     map_range: Limits | None = field(default=None, repr=False)
     """Range of the maps as the method declares it, the default scale of heat maps."""
-    explanation: tuple[tuple[str, float], ...] = field(default=(), repr=False)
-    """Descriptors that fit the image best with their cosines, the best first; empty unless asked for."""
+    explanation: tuple[tuple[str, float], ...] | Mapping[str, str] = field(default=(), repr=False)
+    """Descriptors that fit the image best with their cosines, the best first; or the kind of another explanation and
+    where its picture is. Empty unless asked for."""
     warning: str | None = None
     """What makes the score doubtful; None if nothing does."""
     source_size: Size | None = field(default=None, repr=False)

@@ -40,7 +40,8 @@ class Row:
         overlay: Heat map, below the run's folder, with forward slashes.
         map: Raw anomaly map, below the run's folder.
         regions: The anomalous regions; in the JSON lines only.
-        explanation: Descriptors and their cosines; in the JSON lines only.
+        explanation: Descriptors and their cosines, or the kind and the picture of another explanation; in the JSON
+            lines only.
     """
 
     path: str
@@ -82,7 +83,7 @@ class Row:
             "warning": result.warning,
             "width": result.source_size[1] if result.source_size else None,
             "height": result.source_size[0] if result.source_size else None,
-            "explanation": [[text, round(cosine, 6)] for text, cosine in result.explanation] or None,
+            "explanation": _plain(result.explanation),
         }
         if result.file is not None:
             known |= asdict(result.file)
@@ -140,6 +141,12 @@ COLUMNS = (
     *("width", "height", "bytes", "mtime", "sha256", "overlay", "map"),
 )
 """The columns of the CSV file, in this order."""
+
+
+def _plain(explanation: tuple[tuple[str, float], ...] | Mapping[str, str]) -> Any:
+    if isinstance(explanation, Mapping):
+        return dict(explanation)
+    return [[text, round(cosine, 6)] for text, cosine in explanation] or None
 
 
 def _no_constant(name: str) -> float:

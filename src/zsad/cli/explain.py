@@ -1,0 +1,69 @@
+"""``zsad score --explain [KIND]``: what a score goes back to, in the rows and in pictures."""
+
+import argparse
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from zsad.inference import Predictor, Result
+from zsad.inference.explain import RELEVANCE
+
+OWN = "own"
+"""What the method itself says."""
+
+
+def add_explain_option(made: argparse.ArgumentParser) -> None:
+    """Add ``--explain [KIND]``."""
+    made.add_argument(
+        "--explain",
+        nargs="?",
+        const=OWN,
+        choices=(OWN, RELEVANCE),
+        metavar="KIND",
+        help="alone: what the method itself says of each image, in the JSON lines (ALFA); 'transmm': pictures of the "
+        "patches that the image score goes back to, for methods that compare the class token with text",
+    )
+
+
+class Explanations:
+    """Adds what was asked for to the results of a run.
+
+    Args:
+        kind: :data:`OWN`, which the predictor sees to, ``"transmm"`` or None.
+        model: What scores.
+        folder: Of the run; pictures go below its ``explanations``.
+        class_name: What the images show.
+        size: Longer side of the pictures at most.
+
+    Raises:
+        ValueError: The method's image score is not the class token's.
+    """
+
+    def __init__(self, kind: str | None, model: Predictor, folder: Path, class_name: str, size: int) -> None:
+        self._explained = model.relevance() if kind == RELEVANCE else None
+        self._folder, self._class_name, self._size = folder, class_name, size
+
+    def of(self, batch: Sequence[Result]) -> list[Result]:
+        """Return the results of a batch with their explanations, whose pictures are written."""
+        if self._explained is None:
+            return list(batch)
+        paths = [result.image_path for result in batch if result.error is None]
+        made: dict[str | None, str] = {}
+        for results in self._explained.batches(paths, self._class_name, size=self._size):
+            made |= {one.image_path: self._save(one) for one in results if one.error is None}
+        return [
+            replace(one, explanation={"kind": RELEVANCE, "overlay": made[one.image_path]})
+            if one.image_path in made
+            else one
+            for one in batch
+        ]
+
+    def _save(self, result: Result) -> str:
+        path = str(result.image_path)
+        digest = hashlib.blake2b(os.fsencode(path), digest_size=6).hexdigest()
+        stem = Path(path).stem.encode("utf-8", "replace").decode("utf-8")[:80]
+        below = Path("explanations", digest[:2], f"{stem}-{digest}.jpg")
+        result.save(self._folder / below)
+        return below.as_posix()
