@@ -90,7 +90,8 @@ def test_interrupted_in_each_pass_and_continued_gives_the_same_rows(
     stage: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "broken"
-    score(photos, whole)
+    few = ["--option", "panel=6"]  # so that some images are in the panel and some are not
+    score(photos, whole, *few)
     calls = {"tokens": "zsad.training.token_cache.save_file", "units": "zsad.methods.musc.build.save_file"}
     calls |= {"panel": "zsad.methods.musc.panel.save_file", "rows": "zsad.inference.writer.RowWriter.write"}
     after = {"tokens": 4, "units": 3, "panel": 0, "rows": 1}[stage]
@@ -110,7 +111,7 @@ def test_interrupted_in_each_pass_and_continued_gives_the_same_rows(
     with monkeypatch.context() as patch:
         patch.setattr(target, name, breaking)
         with pytest.raises(KeyboardInterrupt):
-            main(arguments(photos, out))
+            main(arguments(photos, out, *few))
     encoded: list[str] = []
     put = TokenCache.put
 
@@ -120,8 +121,8 @@ def test_interrupted_in_each_pass_and_continued_gives_the_same_rows(
 
     with monkeypatch.context() as patch:
         patch.setattr(TokenCache, "put", counted)
-        score(photos, out)
-    assert len(encoded) == (9 - 4 if stage == "tokens" else 0)  # what was there is not computed again
+        score(photos, out, *few)
+    assert len(encoded) == (6 - 4 if stage == "tokens" else 0)  # what was there is not computed again
     for name in ("scores.jsonl", "scores.csv"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 

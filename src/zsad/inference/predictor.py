@@ -133,11 +133,14 @@ class Predictor:
 
     def _prepare(self, inputs: list[Any], class_name: str, root: str) -> list[Any]:
         """Draw the panel of a transductive method from what is to be scored, if none was given."""
-        method = self._transductive()
-        if self._panel_file is not None and method.memory.get(class_name) is None:
-            method.load_panel(self._panel_file, class_name, root)
-        draw_panel(method, inputs, class_name, root)
+        self._given_panel(class_name, root)
+        draw_panel(self._transductive(), inputs, class_name, root)
         return inputs
+
+    def _given_panel(self, class_name: str, root: str = "") -> None:
+        """Score a class against the panel of the file, whatever class that was made as."""
+        if self._panel_file is not None and self._transductive().memory.get(class_name) is None:
+            self._transductive().load_panel(self._panel_file, class_name, root)
 
     def __repr__(self) -> str:
         name, clip = type(self.method).__name__, self.method.clip.name
@@ -273,6 +276,7 @@ class Predictor:
             raise ValueError(f"threshold must be a finite number, got {threshold}.")
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
+        self._given_panel(class_name)
         ahead = num_workers + self.batch_size
         opener = Opener(self.method.protocol, self.reading, size, strict, content)
         opened = ahead_of(opener, with_classes(inputs, class_name), num_workers, ahead)

@@ -199,6 +199,11 @@ def test_a_file_that_does_not_fit_is_refused(tiny: Clip, folder: Tensor, tmp_pat
     (tmp_path / "text.safetensors").write_text("no panel")
     with pytest.raises(PanelError, match="cannot be read as a panel"):
         model.load_panel(tmp_path / "text.safetensors")
+    rounded = make_clip()
+    rounded.cast("bf16")
+    with pytest.raises(PanelError, match=r"precision: '32' then, 'bf16' now"):
+        MuSc(rounded).load_panel(path)
+    assert MuSc(rounded).fit_panel("nut", folder[:4]).maxima.isfinite().all()
 
 
 def test_half_precision_storage_moves_scores_by_little(tiny: Clip, folder: Tensor) -> None:
@@ -361,6 +366,8 @@ def test_tomorrows_images_meet_todays_panel(tiny: Clip, photos: Path, tmp_path: 
         assert later.predict(path).pred_score == pytest.approx(today[str(path)], abs=1e-6)
     renamed = later.predict([photos / PATHS[3]], "a nut")[0]  # the class is a name only
     assert renamed.pred_score == pytest.approx(today[str(photos / PATHS[3])], abs=1e-6)
+    (batch,) = later.batches([photos / PATHS[3]], "a bolt")
+    assert batch[0].pred_score == renamed.pred_score
     with pytest.raises(TypeError, match=r"CLIP cannot be made with \['panel'\]"):
         load_model("clip", tiny, panel=str(file))
     with pytest.raises(PanelError, match=r"CLIP has no panel; of the methods, \['musc'\] have one"):

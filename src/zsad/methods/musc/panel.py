@@ -150,6 +150,8 @@ class Panel:
             raise PanelError(f"'{path}' is no panel of this version of zsad; 'zsad score --method musc' writes one.")
         layers = sorted(int(name.removeprefix("tokens.")) for name in tensors if name.startswith("tokens."))
         tokens = {layer: tensors.pop(f"tokens.{layer}") for layer in layers}
+        # copied, as a product's last digit depends on where its numbers lie in memory, and a file's lie anywhere
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         try:
             notes |= {name: (int(notes[name][0]), int(notes[name][1])) for name in ("grid", "size")}
             return cls(tokens=tokens, **tensors, **notes)

@@ -167,6 +167,7 @@ class Transductive(Method, ABC):
             "method": type(self).__name__,
             "backbone": self.clip.name,
             "backbone_weights": tower_key(self.clip.model.visual, {"position": self.clip.position})[:16],
+            "precision": self.clip.precision,
             "image_size": self.protocol.size,
         }
 
