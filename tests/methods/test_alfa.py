@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors import safe_open
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import make_clip
 from tests.llm.test_llm import KEY, Server, by_label, server
+from zsad.benchmark.grid import MethodSpec
 from zsad.clip import Clip
 from zsad.functional.windows import window_indices
 from zsad.llm import OfflineError
@@ -349,18 +349,11 @@ def test_options_are_checked(tiny: Clip, options: dict[str, Any], words: str) ->
         ALFA(tiny, **options)
 
 
-CONFIGS = sorted((Path(__file__).parents[2] / "benchmarks" / "configs" / "alfa").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_configs_of_the_papers_tables(tiny: Clip, path: Path) -> None:
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
-    assert config["class_path"] == "zsad.methods.ALFA"
-    assert config["init_args"].pop("backbone") == ALFA.published_backbone
-    model = ALFA(tiny, **config["init_args"])
-    if isinstance(config["init_args"].get("llm"), dict):
+def test_number_of_sentences_of_table_3(tiny: Clip) -> None:
+    for spec in MethodSpec.parse_all(str(Path(__file__).parents[2] / "benchmarks" / "ablations" / "alfa_table3.yaml")):
+        model = ALFA(tiny, **spec.options)
         assert (model.writer.least, model.writer.most) == (74, 74)
-        assert model.writer.consistent == config["init_args"].get("syntactic_consistency", True)
+        assert model.writer.consistent == spec.options.get("syntactic_consistency", True)
 
 
 def test_there_is_nothing_to_fit(tiny: Clip) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -21,8 +20,6 @@ from zsad.methods.anomalyclip import DpamAttention
 from zsad.types import Batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::zsad.methods.trained.UntrainedWarning")
-
-CONFIGS = sorted((Path(__file__).parents[2] / "benchmarks" / "configs" / "anomalyclip").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -368,29 +365,3 @@ def test_prompts_of_another_clip_or_other_words_are_noticed(tiny: Clip, tmp_path
         AnomalyCLIP.from_author_checkpoint(path, make_clip(seed=8))
     with pytest.warns(UserWarning, match="trained with other words than 'flawed object'"):
         AnomalyCLIP.from_author_checkpoint(path, tiny, abnormal_words="flawed object")
-
-
-# ---- configurations of the paper's ablations
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_ablation_configurations_can_be_built(path: Path, batch: Batch) -> None:
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(config) == {"model", "trainer"}
-    assert config["model"]["class_path"] == "zsad.methods.AnomalyCLIP"
-    options = config["model"]["init_args"]
-    assert options.pop("backbone") == AnomalyCLIP.published_backbone
-    model = AnomalyCLIP(make_clip(layers=24), **options)
-    prediction = model(batch["image"], batch["class_name"])
-    assert prediction.anomaly_map.shape == (4, 32, 32)
-    if config["trainer"]["max_epochs"]:
-        assert config["trainer"]["max_epochs"] == AnomalyCLIP.published_epochs
-        model.loss(batch)["loss"].backward()
-    else:
-        assert "untrained" in path.stem
-
-
-def test_every_row_of_the_ablations_has_a_configuration() -> None:
-    tables = [path.stem.split("_")[0] for path in CONFIGS]
-    rows = {"table4": 5, "table5": 4, "table7": 5, "table9": 2, "table10": 4, "table11": 4, "table13": 5}
-    assert {table: tables.count(table) for table in set(tables)} == rows

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -253,20 +251,6 @@ def test_losses_over_pixels_without_tiles(tiny: Clip, image: Tensor) -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str, tiny: Clip) -> None:
     with pytest.raises(ValueError, match=message):
         AnoVL(tiny, **options)
-
-
-CONFIGS = sorted((Path(__file__).parents[2] / "benchmarks" / "configs" / "anovl").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_benchmark_configs_are_options_of_the_method(path: Path, tiny: Clip) -> None:
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
-    options = config["init_args"]
-    assert config["class_path"] == "zsad.methods.AnoVL"
-    assert options.pop("backbone") == AnoVL.published_backbone
-    model = AnoVL(tiny, **options)
-    if model.adapter != "none" and "paper" not in path.stem:
-        assert model.optimizer_state == "carry"  # what stands behind the published numbers
 
 
 def test_base_prompts_are_the_two_of_table_4(tiny: Clip) -> None:

@@ -60,6 +60,9 @@ def _is_data(text: str) -> bool:
     return True
 
 
+_ROW = {"label", "note", "options", "evaluation", "epochs"}
+
+
 def _config(path: Path, key: str) -> tuple[str, dict[str, Any]]:
     """Class name and options of a YAML file as ``zsad fit --config`` takes it."""
     content = read_yaml(path.read_text(encoding="utf-8"), f"'{path}'") or {}
@@ -77,11 +80,15 @@ class MethodSpec:
         label: How tables name it: the registry name, or the configuration's file name.
         name: Registry name.
         options: Constructor arguments.
+        evaluation: Further ones for the finished model, which training does not see.
+        epochs: In place of every other number of epochs; 0 for a row of untrained parameters.
     """
 
     label: str
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "MethodSpec":
@@ -96,12 +103,55 @@ class MethodSpec:
         else:
             name, options = _split(text)
             label = name.lower() if not options else text
+        return cls._checked(label, name, options)
+
+    @classmethod
+    def parse_all(cls, text: str) -> "list[MethodSpec]":
+        """Read what :meth:`parse` reads, or a YAML file of rows, such as those of a paper's ablation table.
+
+        Such a file has ``method`` and ``rows``, each row a ``label`` and, if need be, ``options``, ``evaluation`` and
+        ``epochs``, as in this class, and a ``note``.
+
+        Raises:
+            ValueError: If it is none of these, or a row has a key that is not known.
+        """
+        if not text.endswith((".yaml", ".yml")):
+            return [cls.parse(text)]
+        content = read_yaml(Path(text).read_text(encoding="utf-8"), f"'{text}'")
+        if not isinstance(content, dict) or "rows" not in content:
+            return [cls.parse(text)]
+        if set(content) != {"method", "rows"}:
+            raise ValueError(f"'{text}' must have the keys 'method' and 'rows', it has {sorted(content)}.")
+        specs = []
+        for row in content["rows"]:
+            if "label" not in row or set(row) - _ROW:
+                raise ValueError(f"'{text}': a row has the keys {sorted(_ROW)}, label always; got {sorted(row)}.")
+            known = {key: row[key] for key in ("evaluation", "epochs") if key in row}
+            specs.append(replace(cls._checked(row["label"], content["method"], row.get("options", {})), **known))
+            cls._checked(row["label"], content["method"], known.get("evaluation", {}))
+        return specs
+
+    @classmethod
+    def _checked(cls, label: str, name: str, options: Mapping[str, Any]) -> "MethodSpec":
         kind = get_method(name)
         known = _arguments(kind)
         unknown = sorted(set(options) - known)
         if unknown:
             raise ValueError(f"{kind.__name__} has no options {unknown}; it has {sorted(known)}.")
         return cls(label, kind.__name__.lower(), options)
+
+    @property
+    def training_label(self) -> str:
+        """What rows have in common that differ in their evaluation only: they are trained once."""
+        if not self.evaluation:
+            return self.label
+        return f"{self.name}:{json.dumps(dict(self.options), sort_keys=True)}" if self.options else self.name
+
+    def identity(self) -> dict[str, Any]:
+        """Return what it is, as results keep it."""
+        made: dict[str, Any] = {"label": self.label, "name": self.name, "options": dict(self.options)}
+        made |= {"evaluation": dict(self.evaluation)} if self.evaluation else {}
+        return made | ({} if self.epochs is None else {"epochs": self.epochs})
 
     @property
     def kind(self) -> type[Method]:

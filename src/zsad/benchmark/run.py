@@ -182,7 +182,7 @@ class Runner:
         options = self.options
         return {
             "schema": SCHEMA,
-            "method": {"label": cell.method.label, "name": cell.method.name, "options": dict(cell.method.options)},
+            "method": cell.method.identity(),
             "data": {
                 "label": cell.data.label,
                 "name": cell.data.name,

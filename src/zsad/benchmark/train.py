@@ -95,13 +95,14 @@ def trained(
     """
     kind: Any = method.kind
     options = {**method.options, "seed": seed}
-    label = f"{safe_name(method.label)}-{safe_name(source.label)}-s{seed}" + (
+    epochs = epochs if method.epochs is None else method.epochs
+    label = f"{safe_name(method.training_label)}-{safe_name(source.label)}-s{seed}" + (
         f"-e{epochs}" if epochs is not None else ""
     )
     label += f"-{key[:12]}" if key else ""
     path = out / "weights" / f"{label}.safetensors"
     if path.is_file():
-        return kind.from_weights(path, backbone=clip), path
+        return kind.from_weights(path, backbone=clip, **method.evaluation), path
     previous: Path | None = None
     stages: Sequence[Mapping[str, Any]] = kind.training_stages
     for number, stage in enumerate(stages):
@@ -124,4 +125,4 @@ def trained(
             trainer.fit(model, data)
             model.save_weights(target)  # whole or not at all
         previous = target
-    return kind.from_weights(path, backbone=clip), path
+    return kind.from_weights(path, backbone=clip, **method.evaluation), path

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--methods", nargs="+", default=["all"], metavar="METHOD",
-        help="names, name:option=value,..., YAML configurations, or 'all' (default)",
+        help="names, name:option=value,..., YAML configurations or files of rows, or 'all' (default)",
     )  # fmt: skip
     result.add_argument(
         "--data", nargs="+", required=True, metavar="DATA",
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str], args: argparse.Namespace) -> int:
     names = [name for entry in args.methods for name in (list_methods() if entry == "all" else [entry])]
-    methods = [MethodSpec.parse(name) for name in names]
+    methods = [spec for name in names for spec in MethodSpec.parse_all(name)]
     options = Options(
         out=args.out,
         backbone=args.backbone,

@@ -8,7 +8,6 @@ import torch
 
 from zsad.clip import Clip
 from zsad.clip.loading import MINI
-from zsad.images import ReadOptions
 from zsad.inference.predictor import Predictor
 from zsad.methods import Method, get_method
 from zsad.methods.restoring import restore
@@ -31,9 +30,6 @@ def load_model(
     device: str | torch.device = "auto",
     batch_size: int = 8,
     explain: bool = False,
-    window: tuple[float, float] | None = None,
-    bits: int | None = None,
-    max_pixels: int = 100_000_000,
     **options: Any,
 ) -> Predictor:
     """Return a method that is ready to score images.
@@ -49,9 +45,6 @@ def load_model(
         device: ``"auto"`` for the first accelerator, or a torch device.
         batch_size: Images per forward pass.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
-        window: Grey levels that become black and white in pictures of more than 8 bits and of floats.
-        bits: Another way to say it: 12 stands for the window from 0 to 4095.
-        max_pixels: A file with more pixels is refused before it is decoded.
         **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
             was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
             models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
@@ -69,7 +62,6 @@ def load_model(
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
     kind = get_method(name)
-    reading = ReadOptions(window, bits, max_pixels)
     panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
     if checkpoint == UNTRAINED:
         checkpoint = None
@@ -95,7 +87,7 @@ def load_model(
             SyntheticModelWarning,
             stacklevel=2,
         )
-    return Predictor(method, device, batch_size, explain, panel, reading)
+    return Predictor(method, device, batch_size, explain, panel)
 
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:
