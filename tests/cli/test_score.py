@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from zsad.cli.main import main as zsad
-from zsad.cli.score import main, overlay_path, read_options, read_scale
+from zsad.cli.model_options import read_options
+from zsad.cli.score import main, overlay_path, read_scale
 from zsad.clip import load_clip
 from zsad.images import ImageError
 from zsad.inference import load_model

@@ -4,7 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsad.inference.relabel import by_threshold, relabel
+from zsad.decision import Card
+from zsad.inference.after_run import write_fdr
+from zsad.inference.recalibrate import ByCard
+from zsad.inference.relabel import all_rows, by_threshold, relabel
+from zsad.inference.settings import read_settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,13 +19,33 @@ def parser() -> argparse.ArgumentParser:
         "The run can be continued with the new threshold.",
     )
     made.add_argument("run", type=Path, metavar="RUN", help="the folder that 'zsad score' wrote with --out")
-    made.add_argument("--threshold", type=float, required=True, help="label an image 1 from this score on")
+    which = made.add_mutually_exclusive_group(required=True)
+    which.add_argument("--threshold", type=float, help="label an image 1 from this score on")
+    which.add_argument("--calibration", type=Path, metavar="CARD", help="labels and p-values of a card of that model")
+    made.add_argument("--fdr", type=float, metavar="Q", help="with a card: write fdr.csv, where a share Q is false")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0."""
     args = parser().parse_args(arguments)
-    rows, other = relabel(args.run, by_threshold(args.threshold), {"threshold": args.threshold})
+    if args.calibration is None:
+        if args.fdr is not None:
+            raise ValueError(f"--fdr {args.fdr:g} needs p-values: add --calibration CARD.")
+        new = {"threshold": args.threshold, "calibration": None}
+        rows, other = relabel(args.run, by_threshold(args.threshold), new)
+    else:
+        card = Card.load(args.calibration)
+        by_card = ByCard(card, args.run, read_settings(args.run) or {})
+        rows, other = relabel(args.run, by_card, by_card.settings)
+        if by_card.without:
+            print(
+                f"The regions of {by_card.without} images were found by another rule and are dropped: score with the "
+                f"card, or with --maps, to have them."
+            )
+        if args.fdr is not None:
+            n = card.entry(by_card.class_name).calibration.n
+            path, alarms, needed = write_fdr(args.run, all_rows(args.run / "scores.jsonl"), args.fdr, n)
+            print(f"{alarms} alarms in {path}; with {n} calibration images it takes {needed} top scores to alarm.")
     print(f"{rows} rows in {args.run / 'scores.csv'} and scores.jsonl; {other} have another label now.")
     return 0

@@ -15,17 +15,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from zsad import __version__
+from zsad.cli.drift import recalibrate, watch_of
+from zsad.cli.model_options import add_model_options, chosen_model
 from zsad.cli.explain import OWN, Explanations, add_explain_option
 from zsad.cli.panels import Comparison
 from zsad.clip.loading import MINI
+from zsad.decision import Card
+from zsad.decision.drift import Watch
 from zsad.images.overlay import Scale
 from zsad.inference import Predictor, Result, load_model
+from zsad.inference.after_run import write_fdr, write_relative
 from zsad.inference.files import FileList
+from zsad.inference.identity import model_identity, protocol_identity
+from zsad.inference.recalibrate import card_settings
 from zsad.inference.rows import Row
 from zsad.inference.writer import RowWriter
-from zsad.methods import METHODS
-from zsad.prompts.yaml_text import read_yaml
-from zsad.training.token_cache import tower_key
 
 _WORST = 5  # rows shown at the end
 _NARROW = 0.1  # share of the scale below which heat maps look all the same
@@ -41,20 +45,20 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders, walked to every depth")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    made.add_argument("--method", default="anovl", help=f"one of: {', '.join(METHODS)} (default: %(default)s)")
-    made.add_argument("--class-name", default="object", help="what the images show, in plain words (default: 'object')")
+    add_model_options(made)
     made.add_argument(
-        "--backbone",
-        help="'<open_clip model>/<tag, file or random>', or 'zsad-mini' (embedded, knows synthetic images only); "
-        "default: the checkpoint's, else the method's published one, downloaded on first use",
+        "--calibration",
+        type=Path,
+        metavar="CARD",
+        help="of 'zsad calibrate': labels, p-values, regions, warnings",
     )
-    made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")
-    made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
     made.add_argument(
         "--panel", metavar="FILE", help="compare with these images, a panel.safetensors of another run (MuSc)"
     )
     add_explain_option(made)
     made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
+    made.add_argument("--relative", action="store_true", help="write relative.csv: rank and robust z in this folder")
+    made.add_argument("--fdr", type=float, metavar="Q", help="with a card: write fdr.csv, where a share Q is false")
     made.add_argument(
         "--scale",
         default="fixed",
@@ -90,28 +94,40 @@ def main(arguments: Sequence[str]) -> int:
     scale = read_scale(args.scale)
     if args.overlay_size < 1:
         raise ValueError(f"--overlay-size must be at least 1 pixel, got {args.overlay_size}.")
+    card = None if args.calibration is None else Card.load(args.calibration)
+    if card is not None and args.threshold is not None:
+        raise ValueError(f"--threshold {args.threshold:g} beside --calibration: the card decides. Take one of them.")
+    if card is None and args.fdr is not None:
+        raise ValueError(f"--fdr {args.fdr:g} needs p-values: add --calibration CARD.")
     model = load_model(
-        args.method,
-        args.backbone,
-        args.checkpoint,
-        args.device,
-        args.batch_size,
-        args.explain == OWN,
-        **read_options(args.option),
+        **chosen_model(args, card),
+        device=args.device,
+        batch_size=args.batch_size,
+        explain=args.explain == OWN,
     )
+    comparison = Comparison(args, model, files, console)
+    if card is not None:
+        model.use_calibration(card)  # once a panel that was given is there
+        entry = card.entry(args.class_name)
+        if card.unseen(args.class_name):
+            console.print(
+                f"The card is pooled and was not made for '{args.class_name}': nothing is promised for this class."
+            )
+        watch = watch_of(entry)
     if model.method.clip.name == MINI:
         console.print(
             "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
             "Leave out --backbone for real work.[/yellow]"
         )
     explanations = Explanations(args.explain, model, args.out, args.class_name, args.overlay_size)
-    comparison = Comparison(args, model, files, console)
     settings = _settings(args, model) | comparison.settings()
     summary = Summary()
     opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
     with opened as writer, _progress(console) as bar:
         _tell_changes(console, writer)
         comparison.prepare(bar)
+        if card is not None:
+            watch.add(row.score for row in writer.rows() if row.score is not None)  # told before, or in time
         task = bar.add_task("scoring", total=len(files), completed=len(writer))
         todo = (found for found in files if not writer.has(found.real))
         for batch in model.batches(
@@ -127,11 +143,28 @@ def main(arguments: Sequence[str]) -> int:
             if not args.no_overlays:
                 _save_overlays(batch, args.out, scale)
             writer.write(Row.of(result, path=writer.shown(str(result.image_path))) for result in batch)
+            if card is not None:
+                _watch(console, watch, args, batch)
             summary.add(batch)
             bar.advance(task, len(batch))
         _report(console, writer, model, summary, scale if not args.no_overlays else "image")
         comparison.report()
+        if args.relative:
+            console.print(f"{write_relative(args.out, writer.rows())}: places within this folder, no labels.")
+        if args.fdr is not None and card is not None:
+            path, alarms, needed = write_fdr(args.out, writer.rows(), args.fdr, entry.calibration.n)
+            console.print(
+                f"{alarms} alarms in {path}; with {entry.calibration.n} calibration images an alarm needs {needed} of "
+                f"the highest scores."
+            )
     return 0
+
+
+def _watch(console: Console, watch: Watch, args: argparse.Namespace, batch: Sequence[Result]) -> None:
+    """Warn where the scores of production leave those of the card."""
+    for window in watch.add(result.pred_score for result in batch if result.error is None):
+        message = watch.message(window, args.class_name, recalibrate(args.calibration, args.class_name))
+        console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
 
 class Summary:
@@ -167,21 +200,6 @@ def read_scale(text: str) -> Scale:
     return low, high
 
 
-def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return ``NAME=VALUE`` arguments as a dictionary, values read as YAML.
-
-    Raises:
-        ValueError: There is no name or no equals sign.
-    """
-    options = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name.isidentifier() or not equals:
-            raise ValueError(f"--option must be NAME=VALUE, got '{pair}'.")
-        options[name] = read_yaml(value, f"--option {name}")
-    return options
-
-
 def overlay_path(folder: Path, image_path: str) -> Path:
     """Return where the heat map of an image goes: its name, with a digest of its path, in one of 256 folders."""
     digest = hashlib.blake2b(os.fsencode(image_path), digest_size=6).hexdigest()
@@ -199,12 +217,10 @@ def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
     """Return what rows and heat maps depend on; the paths are left out, so that a folder may grow."""
     return {
         "zsad": __version__,
-        "method": type(model.method).__name__,
-        "backbone": model.method.clip.name,
         # by content: a file may be replaced by another of the same name
-        "backbone_weights": tower_key(model.method.clip.model, {})[:16],
-        "learned_parameters": tower_key(model.method, {})[:16],
-        "options": read_options(args.option),
+        **model_identity(model.method, args.class_name, model.precision),
+        "protocol": protocol_identity(model.method),
+        "calibration": None if model.calibration is None else card_settings(model.calibration, args.class_name),
         "class_name": args.class_name,
         "threshold": args.threshold,
         "explain": args.explain,

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,15 @@ class Card:
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        return json.dumps(as_json(vars(self)), indent=1, allow_nan=False) + "\n"
+        return json.dumps(as_json(self._fields()), indent=1, allow_nan=False) + "\n"
+
+    def _fields(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that stand for everything but the date and the version."""
-        content = as_json({**vars(self), "created": "", "zsad": ""})
+        content = as_json({**self._fields(), "created": "", "zsad": ""})
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def entry(self, class_name: str | None = None) -> ClassEntry:
@@ -148,10 +152,14 @@ class Card:
                 if given.get(key) != self.protocol.get(key):
                     raise CardError(_differs(f"protocol ({key})", self.protocol.get(key), given.get(key)))
 
+    @cached_property
+    def image_digests(self) -> frozenset[str]:
+        """Short hashes of the calibration images of all classes."""
+        return frozenset(digest for entry in self.classes.values() for digest in entry.image_digests)
+
     def overlap(self, digests: Iterable[str]) -> list[str]:
         """Return those of the image digests that belong to calibration images of any class."""
-        own = {digest for entry in self.classes.values() for digest in entry.image_digests}
-        return sorted(own & set(digests))
+        return sorted(self.image_digests & set(digests))
 
     def with_class(self, name: str, entry: ClassEntry) -> "Card":
         """Return a card that knows one more class, or a class anew."""

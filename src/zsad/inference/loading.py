@@ -8,6 +8,7 @@ import torch
 
 from zsad.clip import Clip
 from zsad.clip.loading import MINI
+from zsad.decision import Card
 from zsad.inference.predictor import Predictor
 from zsad.methods import Method, get_method
 from zsad.methods.restoring import restore
@@ -30,6 +31,7 @@ def load_model(
     device: str | torch.device = "auto",
     batch_size: int = 8,
     explain: bool = False,
+    calibration: Card | str | Path | None = None,
     **options: Any,
 ) -> Predictor:
     """Return a method that is ready to score images.
@@ -45,6 +47,7 @@ def load_model(
         device: ``"auto"`` for the first accelerator, or a torch device.
         batch_size: Images per forward pass.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
+        calibration: A card of 'zsad calibrate' or of :meth:`Predictor.calibrate`, or its file, for p-values and labels.
         **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
             was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
             models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
@@ -87,7 +90,7 @@ def load_model(
             SyntheticModelWarning,
             stacklevel=2,
         )
-    return Predictor(method, device, batch_size, explain, panel)
+    return Predictor(method, device, batch_size, explain, panel, calibration)
 
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:

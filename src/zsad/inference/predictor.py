@@ -9,15 +9,19 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from zsad.decision import Card
+from zsad.decision.entry import ClassEntry
 from zsad.functional.maps import upsample
 from zsad.images import Found, ImageError, load_rgb, to_tensor, walk
 from zsad.images import Size as PixelSize
 from zsad.images.overlay import Limits
 from zsad.inference.explain import Explained
 from zsad.inference.files import FileFacts
+from zsad.inference.identity import check_card, pixel_digest
 from zsad.inference.inputs import ahead_of, flat, is_one, smaller, to_picture
 from zsad.inference.panels import Named, draw_panel, named
 from zsad.inference.result import Result
@@ -27,6 +31,8 @@ from zsad.methods.musc import Panel, PanelError, Transductive
 Size = Literal["native", "model"] | int
 """At which size results come: the image's own, the model's input, or the longer side at most so many pixels."""
 
+
+_CALIBRATED = "This image is one of the calibration images: its p-value says nothing new."
 
 _IN_MEMORY = "<image>"  # methods may seed their random numbers by path: the same for every picture without one
 
@@ -43,6 +49,8 @@ class _Opened:
     error: ImageError | None = None
     size: PixelSize | None = None
     file: FileFacts | None = None
+    pixels: str | None = None
+    """Digest of the picture, where a card has those of its calibration images."""
 
 
 class Predictor:
@@ -54,8 +62,10 @@ class Predictor:
         batch_size: Images per forward pass; it changes speed and memory, not the results.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
         panel: File of a panel to score every class against; for methods that have one (MuSc).
+        calibration: A card, or its file: results then have a p-value, a label and, if it was asked for, regions.
 
     Raises:
+        CardError: The card is of another model.
         ValueError: The batch size is less than 1, or the method has no explanations or no panel.
         FileNotFoundError: There is no such file.
         PanelError: The file holds no panel, or one of other settings.
@@ -68,6 +78,7 @@ class Predictor:
         batch_size: int = 8,
         explain: bool = False,
         panel: str | Path | None = None,
+        calibration: Card | str | Path | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -81,6 +92,9 @@ class Predictor:
         self._panel_file = panel
         if panel is not None:
             self._transductive().load_panel(panel)
+        self.precision = "32"
+        self.calibration: Card | None = None
+        self.use_calibration(calibration)
 
     @property
     def map_range(self) -> Limits | None:
@@ -128,6 +142,39 @@ class Predictor:
     def __repr__(self) -> str:
         name, clip = type(self.method).__name__, self.method.clip.name
         return f"Predictor({name}, backbone={clip!r}, image_size={self.method.protocol.size}, device='{self.device}')"
+
+    def use_calibration(self, card: Card | str | Path | None) -> None:
+        """Let results carry the p-values, labels and regions of a card from now on; None takes it away.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CardError: The file is no card, or a card of another model.
+        """
+        if card is not None:
+            card = Card.of(card)
+            check_card(card, self.method, self.precision)
+        self.calibration = card
+
+    def calibrate(self, images: Any, class_name: str = "object", **options: Any) -> Card:
+        """Return a card made of normal images of one class; :meth:`use_calibration` puts it to use.
+
+        Args:
+            images: Many normal images as for :meth:`predict`, none of them a reference of the method.
+            class_name: What they show.
+            **options: As for :func:`zsad.inference.calibration.calibrate`: ``alpha``, ``rule``, ``sure``,
+                ``anomalous``, ``regions``, ...
+
+        Raises:
+            TooFewImagesError: The rule needs more images.
+            ValueError: An image cannot be read, is a reference as well, or occurs twice.
+
+        Example:
+            >>> card = model.calibrate("good/", "metal nut", alpha=0.05)  # doctest: +SKIP
+            >>> card.save("nut.card.json")  # doctest: +SKIP
+        """
+        from zsad.inference.calibration import calibrate
+
+        return calibrate(self, images, class_name, **options)
 
     def predict(
         self,
@@ -246,13 +293,16 @@ class Predictor:
             num_workers: Threads that read images ahead; 0 reads them when they are needed.
             content: Whether results carry the digest of their file's content.
         """
+        if threshold is not None and self.calibration is not None:
+            raise ValueError(f"threshold={threshold:g} beside a calibration card: the card decides. Take one of them.")
+        entry = None if self.calibration is None else self.calibration.entry(class_name)
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
         self._given_panel(class_name)
         ahead = num_workers + self.batch_size
         opened = ahead_of(lambda one: self._open(one, size, strict, content), inputs, num_workers, ahead)
         while batch := list(itertools.islice(opened, self.batch_size)):
-            yield self._score(batch, class_name, threshold, size)
+            yield self._score(batch, class_name, threshold, size, entry)
 
     def _open(self, x: Any, size: Size, strict: bool, content: bool) -> _Opened:
         path = x.path if isinstance(x, Found) else os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
@@ -269,25 +319,32 @@ class Predictor:
                 raise
             return _Opened(path, seed, Image.new("RGB", (1, 1)), None, error, file=facts)
         source = picture.height, picture.width
+        pixels = None if self.calibration is None else pixel_digest(picture)
         tensor = to_tensor(picture, self.method.protocol)
         if size == "model":
             picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
         elif isinstance(size, int):
             picture = smaller(picture, size)
-        return _Opened(path, seed, picture, tensor, size=source, file=facts)
+        return _Opened(path, seed, picture, tensor, size=source, file=facts, pixels=pixels)
 
-    def _score(self, batch: list[_Opened], class_name: str, threshold: float | None, size: Size) -> list[Result]:
+    def _score(
+        self, batch: list[_Opened], class_name: str, threshold: float | None, size: Size, entry: ClassEntry | None
+    ) -> list[Result]:
         readable = [one for one in batch if one.tensor is not None]
         predictions = iter(self._forward(readable, class_name))
         results = []
+        known = set() if self.calibration is None else self.calibration.image_digests
         for one in batch:
             score, anomaly_map = (float("nan"), np.empty((0, 0), np.float32))
             explanation: tuple[tuple[str, float], ...] = ()
             warning: str | None = None
+            model_map: NDArray[np.float32] | None = None
             if one.tensor is not None:
                 score, small, explanation, warning = next(predictions)
                 full = upsample(small[None], (one.picture.height, one.picture.width))[0]
                 anomaly_map = full.numpy()
+                if entry is not None and entry.regions is not None and size != "native":
+                    model_map = small.numpy()
             error = None if one.error is None else str(one.error)
             results.append(
                 Result(
@@ -300,9 +357,11 @@ class Predictor:
                     error,
                     self.map_range,
                     explanation,
-                    warning=warning,
+                    warning=warning or (_CALIBRATED if one.pixels in known else None),
                     source_size=one.size,
                     file=one.file,
+                    calibration=entry,
+                    model_map=model_map,
                 )
             )
         return results

@@ -79,7 +79,7 @@ def relabel(folder: Path, decide: Callable[[Row], Row], new: Mapping[str, Any]) 
             table.open("w", encoding="utf-8", errors="surrogateescape", newline="") as cells,
         ):
             write_cells(cells, [COLUMNS])
-            for row in _all(folder / "scores.jsonl"):
+            for row in all_rows(folder / "scores.jsonl"):
                 decided = decide(row)
                 rows += 1
                 other += decided.label != row.label
@@ -97,7 +97,12 @@ def relabel(folder: Path, decide: Callable[[Row], Row], new: Mapping[str, Any]) 
     return rows, other
 
 
-def _all(path: Path) -> Iterable[Row]:
+def all_rows(path: Path) -> Iterable[Row]:
+    """Yield the rows of a JSON-lines file.
+
+    Raises:
+        SettingsError: A line is no row.
+    """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -3,15 +3,21 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageShow
 
+from zsad.decision import regions as find_regions
+from zsad.decision.entry import ClassEntry, Decision
+from zsad.decision.regions import MOST, Region, calibrated_regions, rasterise
+from zsad.functional.maps import upsample
 from zsad.images import ImageError, Size
-from zsad.images.overlay import Limits, Scale, limits_of, overlay
+from zsad.images.overlay import Limits, Scale, limits_of, outline, overlay
 from zsad.inference.files import FileFacts
 
 
@@ -47,9 +53,81 @@ class Result:
     file: FileFacts | None = field(default=None, repr=False)
     """Size and time of the file when it was read; None for a picture that came from memory or is not there."""
 
+    calibration: ClassEntry | None = field(default=None, repr=False)
+    """What a card knows of the class; None without one."""
+    model_map: NDArray[np.float32] | None = field(default=None, repr=False)
+    """The map at the model's own size, where regions are looked for and the result has another size."""
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """What the calibration says of the score; None without one or without a score."""
+        if self.calibration is None or self.error is not None:
+            return None
+        return self.calibration.decide(self.pred_score, self.n_regions or 0)
+
+    @property
+    def p_value(self) -> float | None:
+        """Share of normal images that score at least as high, this one counted; None without a calibration."""
+        return None if self.decision is None else self.decision.p_value
+
+    @property
+    def n_regions(self) -> int | None:
+        """Number of anomalous regions, those that :meth:`regions` leaves out too; None if maps are not calibrated."""
+        return None if self._regions is None else self._regions[1]
+
+    def regions(self, threshold: float | None = None, min_area: int = 0) -> list[Region]:
+        """Return the anomalous regions in pixels of the upright image, those with the largest values first.
+
+        Args:
+            threshold: A pixel belongs to a region from this value on; by default the calibration's, with its p-values.
+            min_area: Least number of pixels, with a threshold.
+
+        Raises:
+            ValueError: There is neither a threshold nor a calibration of maps.
+            ImageError: The image could not be read.
+        """
+        if self.error is not None:
+            raise ImageError(f"There are no regions: {self.error}")
+        if threshold is not None:
+            return find_regions(self._native_map(), threshold, min_area, MOST)
+        if self._regions is None:
+            raise ValueError(
+                "Regions need a threshold of the map: calibrate it ('zsad calibrate ... --regions', then "
+                "load_model(..., calibration=card)), or give one, regions(threshold=...)."
+            )
+        return list(self._regions[0])
+
+    @cached_property
+    def _regions(self) -> tuple[list[Region], int] | None:
+        rule = None if self.calibration is None else self.calibration.regions
+        return None if rule is None or self.error is not None else calibrated_regions(self._native_map(), rule)
+
+    def _native_map(self) -> NDArray[np.float32]:
+        size = self.source_size or self.anomaly_map.shape
+        if self.model_map is None or self.anomaly_map.shape == size:
+            return self.anomaly_map
+        return upsample(torch.from_numpy(self.model_map)[None], (size[0], size[1]))[0].numpy()
+
+    def _outlines(self, picture: Image.Image) -> Image.Image:
+        """The picture with a line around each calibrated region."""
+        if self._regions is None or not self._regions[0]:
+            return picture
+        rows, columns = self.source_size or self.anomaly_map.shape
+        x_scale, y_scale = picture.width / columns, picture.height / rows
+        mask = np.zeros((picture.height, picture.width), dtype=np.bool_)
+        for one in self._regions[0]:
+            rings = [tuple((x * x_scale, y * y_scale) for x, y in ring) for ring in one.rings]
+            mask |= rasterise(rings, picture.height, picture.width)
+        return outline(picture, mask)
+
     @property
     def pred_label(self) -> int | None:
-        """1 if the score reaches the threshold, 0 if not, None without a threshold or a score."""
+        """1 if the score reaches the threshold, 0 if not, None without a threshold or a score.
+
+        With a calibration the label is the card's.
+        """
+        if self.decision is not None:
+            return self.decision.label
         return None if self.threshold is None or self.error is not None else label_of(self.pred_score, self.threshold)
 
     def __repr__(self) -> str:
@@ -57,6 +135,13 @@ class Result:
         if self.error is not None:
             return f"Result({what}, error={self.error!r})"
         label = "" if self.pred_label is None else f", pred_label={self.pred_label}"
+        if self.decision is not None and self.calibration is not None:
+            alpha = self.calibration.alpha
+            word, level = (
+                ("normal", "anomalous")[self.decision.label],
+                "" if alpha is None else f" at {100 * alpha:g} %",
+            )
+            label = f" (p={self.decision.p_value:.3f}, {word}{level})"
         rows, columns = self.anomaly_map.shape
         low, high = self.anomaly_map.min(), self.anomaly_map.max()
         values = f"anomaly_map={rows}x{columns} in [{low:.4f}, {high:.4f}]"
@@ -64,6 +149,8 @@ class Result:
 
     def overlay(self, scale: Scale = None, opacity: float = 0.65) -> Image.Image:
         """Return the image with the anomaly map over it in colours, dark violet for low, pale yellow for high values.
+
+        With calibrated maps the regions are outlined.
 
         Args:
             scale: Values of the first and the last colour. None takes the range that the method declares, so that
@@ -76,7 +163,8 @@ class Result:
         """
         if self.error is not None:
             raise ImageError(f"There is no heat map: {self.error}")
-        return overlay(self.image, self.anomaly_map, limits_of(self.anomaly_map, scale, self.map_range), opacity)
+        limits = limits_of(self.anomaly_map, scale, self.map_range)
+        return self._outlines(overlay(self.image, self.anomaly_map, limits, opacity))
 
     def save(self, path: str | Path, scale: Scale = None, opacity: float = 0.65) -> Path:
         """Write the overlay as a picture, or the raw map if the name ends in ``.npy``; folders are made.

@@ -83,8 +83,12 @@ class Row:
             "warning": result.warning,
             "width": result.source_size[1] if result.source_size else None,
             "height": result.source_size[0] if result.source_size else None,
+            "n_regions": result.n_regions,
+            "regions": [one.to_json() for one in result.regions()] if result.n_regions else None,
             "explanation": _plain(result.explanation),
         }
+        if (decision := result.decision) is not None:
+            known |= {name: getattr(decision, name) for name in ("p_value", "p_upper", "alarm_rate")}
         if result.file is not None:
             known |= asdict(result.file)
         return cls(**{**known, **more})

@@ -73,6 +73,8 @@ def compare(folder: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) ->
     relabel = ""
     if changed == ["threshold"] and now.get("threshold") is not None:
         relabel = f"'zsad relabel {folder} --threshold {now['threshold']:g}' changes the labels without scoring again. "
+    if changed == ["calibration"] and now.get("calibration") is not None:
+        relabel = f"'zsad relabel {folder} --calibration CARD' gives the labels of a card without scoring again. "
     raise SettingsError(
         f"'{folder}' holds the rows of a run with other settings ({differences}). {relabel}"
         f"Use another folder, or --fresh to start over."

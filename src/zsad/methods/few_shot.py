@@ -58,6 +58,10 @@ class Memory(nn.Module):
             entries = F.normalize(values.detach().float().flatten(0, 1), dim=-1)
             bank[kind] = torch.cat([bank[kind], entries]) if kind in bank else entries
 
+    def banks(self, class_name: str) -> dict[str, Tensor]:
+        """Return all entries of a class, kind -> (entries, dim); empty without references."""
+        return dict(self._banks.get(class_name, {}))
+
     def drop(self, class_names: Iterable[str]) -> None:
         """Forget classes; unknown names do not matter."""
         for name in class_names:

@@ -1,0 +1,166 @@
+"""``zsad calibrate``: from good parts to a card that says which scores are unusual, and how sure that is."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from zsad.cli.calibration_report import evaluation, say_labelled, say_promise, write_page
+from zsad.cli.model_options import add_model_options, chosen_model
+from zsad.decision import Card, CardError
+from zsad.decision.conformal import k_for
+from zsad.decision.grouping import group_names, one_per_group
+from zsad.decision.regions import area_in_pixels
+from zsad.decision.rules import Rule
+from zsad.inference import Predictor, load_model
+from zsad.inference.calibration import Seen, card_of
+from zsad.inference.files import FileList
+from zsad.inference.identity import model_identity, protocol_identity
+from zsad.inference.rows import Row
+from zsad.inference.writer import RowWriter
+
+_HIGHEST = 5
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the command."""
+    made = argparse.ArgumentParser(
+        prog="zsad calibrate",
+        description="Score good parts of one class and write a card. 'zsad score --calibration CARD' then says which "
+        "images are unusual, with a promise: at most a share ALPHA of good parts alarms, on average over calibrations. "
+        "Stopped and started again, it goes on where it was.",
+        epilog="Calibrate last and once: choosing method, alpha or backbone by the alarms on the same images undoes "
+        "the promise.",
+    )
+    made.add_argument("good", nargs="+", metavar="GOOD", help="files and folders of good parts, not used before")
+    made.add_argument("--out", required=True, type=Path, metavar="CARD", help="card to write, e.g. nut.card.json")
+    add_model_options(made)
+    add = made.add_argument
+    add("--alpha", type=float, help="share of good parts that may alarm (default: 0.05)")
+    add("--rule", help="far=ALPHA (default), any=ALPHA; with --anomalous recall=B, f1, youden, precision=Q, cost=FP:FN")
+    add("--sure", type=float, help="with this confidence the rate is at most ALPHA (0.95 needs 59 images)")
+    add("--anomalous", nargs="+", default=[], metavar="BAD", help="files and folders of defective parts")
+    add("--prevalence", type=float, help="share of defective parts in production, if known")
+    add("--held-out", nargs="+", default=[], metavar="GOOD", help="further good parts, to check the card")
+    add("--group-by", metavar="REGEX", help="part in a path, e.g. 'part(\\d+)': one photo of each part is taken")
+    add("--seed", type=int, default=0, help="of that choice and of the random splits (default: 0)")
+    add("--regions", nargs="?", const="max", choices=("max", "area"), help="calibrate maps, by maximum or largest area")
+    add("--pixel-threshold", type=float, metavar="T", help="of --regions area, not chosen on these images")
+    add("--min-area", type=float, default=0, metavar="A", help="least area of a region, in pixels or mm2")
+    add("--mm-per-pixel", type=float, metavar="MM", help="--min-area is then in square millimetres")
+    add("--evaluate", action="store_true", help="random splits and held-out images, in the page beside the card")
+    add("--pooled", action="store_true", help="let the card serve other classes too, without a promise")
+    add("--add", action="store_true", help="add the class to the card that is there, or renew it")
+    add("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
+    add("--num-workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that read images")
+    add("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
+    add("--exclude", action="append", default=[], metavar="PATTERN", help="leave out images of such paths")
+    add("--fresh", action="store_true", help="score again, whatever an earlier run left")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return 0."""
+    args = parser().parse_intermixed_args(arguments)
+    console = Console()
+    rule = _rule(args)
+    earlier = _earlier(args)
+    what = " ".join(repr(path) for path in args.good)
+    files = _paths(args.good, args)
+    groups = None
+    if args.group_by is not None:
+        files = one_per_group(files, args.group_by, args.seed)
+        groups = {"pattern": args.group_by, "seed": args.seed}
+    if rule.name in ("far", "any") and args.sure is None:  # before anything is scored
+        k_for((rule.value or 0.05) / (2 if rule.name == "any" else 1), len(files), what)
+    model = load_model(**chosen_model(args, earlier), device=args.device, batch_size=args.batch_size)
+    good = list(_seen(args, model, files, "good"))
+    bad = list(_seen(args, model, _paths(args.anomalous, args), "anomalous"))
+    least = args.min_area if args.mm_per_pixel is None else area_in_pixels(args.min_area, args.mm_per_pixel)
+    card = card_of(
+        model, good, args.class_name, str(rule), sure=args.sure, anomalous=bad, prevalence=args.prevalence,
+        regions=args.regions, pixel_threshold=args.pixel_threshold, min_area=int(least),
+        mm_per_pixel=args.mm_per_pixel, groups=groups, seed=args.seed, pooled=args.pooled, what=what,
+    )  # fmt: skip
+    entry = card.entry(args.class_name)
+    if earlier is not None:
+        earlier.require(card.model, card.protocol)
+        card = earlier.with_class(args.class_name, entry)
+    card.save(args.out)
+    say_promise(console, args.class_name, entry)
+    say_labelled(console, entry)
+    highest = sorted(good, key=lambda one: -one.score)[:_HIGHEST]
+    console.print(f"\nThe {len(highest)} highest scores among the good parts:", highlight=False)
+    for one in highest:
+        console.print(f"  {one.score:.5g}  {escape(one.path)}", highlight=False, soft_wrap=True)
+    console.print("Are these good? If not, take them out and calibrate again: the card would miss defects.")
+    held_out = list(_seen(args, model, _paths(args.held_out, args), "held-out"))
+    parts: list[str] = []
+    if args.evaluate or held_out:
+        names = None if args.group_by is None else group_names([one.path for one in good], args.group_by)
+        parts = evaluation(console, args.class_name, entry, good, held_out, bad, names, args.seed)
+    page = write_page(args.out, args.class_name, entry, highest, parts)
+    console.print(f"\n{args.out} and {page.name}, to be looked at", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _rule(args: argparse.Namespace) -> Rule:
+    if args.rule is not None and args.alpha is not None:
+        raise ValueError(f"--alpha {args.alpha:g} beside --rule {args.rule}: write --rule far={args.alpha:g}.")
+    rule = Rule.read(args.rule if args.rule is not None else f"far={0.05 if args.alpha is None else args.alpha!r}")
+    if rule.name not in ("far", "any") and not args.anomalous:
+        raise ValueError(f"The rule {rule} needs normal and anomalous images: give --anomalous, or take --alpha 0.05.")
+    if args.min_area and args.regions is None and rule.name != "any":
+        raise ValueError(f"--min-area {args.min_area:g} is about regions: add --regions.")
+    return rule
+
+
+def _earlier(args: argparse.Namespace) -> Card | None:
+    if not args.add:
+        return None
+    card = Card.load(args.out)
+    if card.pooled or args.pooled:
+        raise CardError(f"A pooled card has one entry for all classes: '{args.out}' cannot get another one.")
+    return card
+
+
+def _paths(paths: Sequence[str], args: argparse.Namespace) -> list[str]:
+    if not paths:
+        return []
+    found = [one.path for one in FileList(paths, args.exclude)]
+    if not found:
+        raise FileNotFoundError(f"No images under {', '.join(map(repr, paths))}.")
+    return found
+
+
+def _seen(args: argparse.Namespace, model: Predictor, paths: Sequence[str], part: str) -> Iterator[Seen]:
+    """Score images, or go on where an earlier run stopped; in the order of the paths."""
+    if not paths:
+        return
+    folder = args.out.with_name(f"{args.out.name.removesuffix('.json')}.run") / part
+    settings = {
+        **model_identity(model.method, args.class_name, model.precision),
+        "protocol": protocol_identity(model.method),
+        "class_name": args.class_name,
+        "pixel_threshold": args.pixel_threshold,
+    }
+    files = FileList(paths)
+    with RowWriter(folder, settings, args.batch_size, args.fresh, files, prune=True) as writer:
+        todo = (found for found in files if not writer.has(found.real))
+        for batch in model.batches(todo, args.class_name, size="native", strict=True, num_workers=args.num_workers):
+            rows = []
+            for result in batch:
+                seen = Seen.of(result, args.pixel_threshold)
+                more = {"peak": float(f"{seen.peak:.9g}"), "area": seen.area, "digest": seen.digest}
+                rows.append(Row.of(result, path=writer.shown(seen.path), explanation=more))
+            writer.write(rows)
+        found = {writer.identity(row): row for row in writer.rows()}
+    for file in files:
+        row = found[file.real]
+        if row.score is None:
+            raise ValueError(f"'{row.path}' has no score: {row.error}")
+        kept = row.explanation
+        yield Seen(row.path, row.score, kept["peak"], kept["area"], kept["digest"])

@@ -1,0 +1,110 @@
+"""``zsad drift``: have the images changed since the calibration, or are there only more defects?"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from zsad.decision import Card
+from zsad.decision.conformal import alarms_allowed
+from zsad.decision.drift import FIRST, Watch
+from zsad.decision.entry import ClassEntry
+from zsad.inference.rows import Row
+from zsad.report.charts import lines
+from zsad.report.page import heading, page, paragraph, table
+
+_COLUMNS = ("window", "images", "median", "alarms", "p of the body", "p of the alarms", "says")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the command."""
+    made = argparse.ArgumentParser(
+        prog="zsad drift",
+        description="Look at the scores of a run in windows of 50, later 200 images and tell changed images from more "
+        "defects than usual. It warns and changes no label.",
+    )
+    made.add_argument("card", type=Path, metavar="CARD", help="of 'zsad calibrate'")
+    made.add_argument("rows", nargs="+", type=Path, metavar="SCORES", help="scores.jsonl of runs, oldest first")
+    made.add_argument("--class-name", help="of rows that name none (default: the card's, if it has one class)")
+    made.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots there")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return 0, whatever was found."""
+    args = parser().parse_args(arguments)
+    card, console = Card.load(args.card), Console()
+    scores: dict[str, list[float]] = {}
+    for path in args.rows:
+        if not path.is_file():
+            raise FileNotFoundError(f"No such file of rows: '{path}'.")
+        with path.open(encoding="utf-8") as file:
+            for row in map(Row.read, file):
+                name = row.class_name or args.class_name or next(iter(card.classes))
+                if row.score is not None:
+                    scores.setdefault(name, []).append(row.score)
+    if not scores:
+        raise ValueError(f"There is no score in {', '.join(str(path) for path in args.rows)}.")
+    parts: list[str] = []
+    for name, values in scores.items():
+        parts += _one_class(console, name, card.entry(name), values, recalibrate(args.card, name))
+    if args.html is not None:
+        args.html.write_text(page("Drift", parts), encoding="utf-8")
+        console.print(f"{args.html}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def watch_of(entry: ClassEntry) -> Watch:
+    """Return the watch of a class; by rules without a rank it counts the alarms at 5 %."""
+    return Watch(entry.calibration, entry.k or max(1, alarms_allowed(0.05, entry.calibration.n)))
+
+
+def recalibrate(card: Path | None, class_name: str) -> str:
+    """Return the command that renews a class of a card."""
+    return f'zsad calibrate NEW_GOOD_IMAGES --out {card or "CARD"} --add --class-name "{class_name}"'
+
+
+def _one_class(console: Console, name: str, entry: ClassEntry, scores: Sequence[float], command: str) -> list[str]:
+    watch = watch_of(entry)
+    warnings = watch.add(scores)
+    parts = [heading(name)]
+    if not watch.windows:
+        text = f"'{name}': {len(scores)} images are fewer than one window of {FIRST}."
+        console.print(text, highlight=False)
+        return [*parts, paragraph(text)]
+    said = {None: "", "changed": "images have changed", "defects": "more defects"}
+    rows: list[list[str | float | None]] = [
+        [
+            str(one.number), f"{one.first}-{one.last}", f"{one.median:.5g}", str(one.alarms), f"{one.body:.2g}",
+            f"{one.tail:.2g}", said[one.kind],
+        ]
+        for one in watch.windows
+    ]  # fmt: skip
+    shown = Table(*_COLUMNS, title=f"{name}, calibration median {watch.median:.5g}", title_justify="left")
+    for row in rows:
+        shown.add_row(*map(str, row))
+    console.print(shown)
+    for window in warnings:
+        message = watch.message(window, name, command)
+        console.print(f"[yellow]{message}[/yellow]", highlight=False)
+        parts.append(paragraph(message, "note"))
+    if not warnings:
+        text = f"No sign of a change in {watch.windows[-1].last} images of '{name}'."
+        console.print(text, highlight=False)
+        parts.append(paragraph(text))
+    last = watch.windows[-1].last
+    middle = [(one.first + one.last) / 2 / last for one in watch.windows]
+    below = [float((np.asarray(scores[one.first - 1 : one.last]) <= watch.median).mean()) for one in watch.windows]
+    alarms = [one.alarms / (one.last - one.first + 1) for one in watch.windows]
+    usual = watch.k / (entry.calibration.n + 1)
+    curves = {
+        "at or below the calibration's median": (middle, below),
+        "half, as without drift": ([0.0, 1.0], [0.5, 0.5]),
+        "alarms": (middle, alarms),
+        "alarms promised": ([0.0, 1.0], [usual, usual]),
+    }
+    parts.append(lines(curves, f"share of the {last} images", "share of a window"))
+    return [*parts, table(_COLUMNS, rows)]

@@ -1,0 +1,80 @@
+"""``zsad export-regions``: the regions of a run for annotation tools; no image is scored again."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zsad.decision.export import FORMATS, Found, export
+from zsad.decision.regions import MOST, Region
+from zsad.inference.rows import Row
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the command."""
+    made = argparse.ArgumentParser(
+        prog="zsad export-regions",
+        description="Write the regions that 'zsad score --calibration' found as COCO JSON, Label Studio JSON, CVAT XML "
+        "or mask pictures. Coordinates are those of upright pictures.",
+    )
+    made.add_argument("run", type=Path, metavar="RUN", help="the folder that 'zsad score' wrote with --out")
+    made.add_argument("--format", choices=FORMATS, required=True)
+    made.add_argument("--out", type=Path, required=True, help="file to write; a folder for masks")
+    made.add_argument("--url-prefix", default="", help="of images in Label Studio, e.g. '/data/local-files/?d=photos/'")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return 0."""
+    args = parser().parse_args(arguments)
+    console = Console(stderr=True)
+    if not (args.run / "scores.jsonl").is_file():
+        raise FileNotFoundError(f"'{args.run}' holds no rows: there is no scores.jsonl in it.")
+    settings: dict[str, Any] = {}
+    if (args.run / "settings.json").is_file():
+        settings = json.loads((args.run / "settings.json").read_text(encoding="utf-8"))
+    found = list(_found(args.run / "scores.jsonl", str(settings.get("class_name") or "anomaly")))
+    if not found:
+        raise ValueError(
+            f"'{args.run}' has no regions: score with a card that was made with 'zsad calibrate ... --regions'."
+        )
+    images = [one for one, _ in found]
+    version = str((settings.get("calibration") or {}).get("digest", ""))
+    path = export(images, args.format, args.out, version, args.url_prefix)
+    turned = sum(map(_is_turned, (one.path for one in images)))
+    if turned:
+        console.print(
+            f"{turned} picture(s) are turned by their EXIF data: coordinates are those of the upright pictures."
+        )
+    holes = sum(len(region.rings) > 1 for one in images for region in one.regions)
+    if holes and args.format in ("labelstudio", "cvat"):
+        console.print(f"{holes} region(s) have holes, which this format cannot say: their outlines were written.")
+    left_out = sum(total - len(one.regions) for one, total in found)
+    if left_out:
+        console.print(f"{left_out} region(s) beyond {MOST} of an image are counted in its row and not written.")
+    number = sum(len(one.regions) for one in images)
+    print(f"{number} regions of {len(images)} images in {path}")
+    return 0
+
+
+def _found(path: Path, class_name: str) -> Iterator[tuple[Found, int]]:
+    with path.open(encoding="utf-8") as file:
+        for row in map(Row.read, file):
+            if row.n_regions is None or row.width is None or row.height is None:
+                continue
+            regions = [Region.from_json(one) for one in row.regions or []]
+            image = Found(row.path, row.width, row.height, row.class_name or class_name, regions, row.score)
+            yield image, row.n_regions
+
+
+def _is_turned(path: str) -> bool:
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except OSError:
+        return False  # moved since it was scored: the coordinates stay what they are

@@ -1,0 +1,93 @@
+"""The options that say which model is meant, and how a card fills in those that were not given."""
+
+import argparse
+from typing import Any
+
+import open_clip
+import yaml
+
+from zsad.clip.loading import MINI
+from zsad.decision import Card, CardError
+from zsad.inference.identity import options_from_card
+from zsad.methods import METHODS
+
+DEFAULT_METHOD, DEFAULT_CLASS = "anovl", "object"
+
+
+def add_model_options(made: argparse.ArgumentParser) -> None:
+    """Add method, class, backbone, checkpoint, options and references to a parser; without a value they are None."""
+    made.add_argument("--method", help=f"one of: {', '.join(METHODS)} (default: the card's, else {DEFAULT_METHOD})")
+    made.add_argument("--class-name", help="what the images show, in plain words (default: the card's, else 'object')")
+    made.add_argument(
+        "--backbone",
+        help="'<open_clip model>/<tag, file or random>', or 'zsad-mini' (embedded, knows synthetic images only); "
+        "default: the card's, the checkpoint's, else the method's published one, downloaded on first use",
+    )
+    made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")
+    made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
+    made.add_argument("--references", metavar="DIR", help="folder of normal reference images: few-shot")
+    made.add_argument("--shots", type=int, metavar="N", help="how many of them, drawn by seed; default: all")
+
+
+def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str, Any]:
+    """Return the arguments of :func:`zsad.load_model` that the options and, where they are silent, a card ask for.
+
+    ``args.method`` and ``args.class_name`` are filled in.
+
+    Raises:
+        CardError: The card names a backbone that is no registered one.
+        ValueError: An option is not NAME=VALUE, or the card says something that is not taken from a file.
+    """
+    options = read_options(args.option)
+    if args.references is not None:
+        options["references"] = args.references
+    if args.shots is not None:
+        options["shots"] = args.shots
+    backbone = args.backbone
+    if card is not None:
+        by_hand = args.method is not None
+        args.method = args.method or card.model["method"]
+        if not by_hand or args.method.lower() in _names_of(card.model["method"]):
+            options = {**options_from_card(card.model["method"], card.model["options"]), **options}
+        if backbone is None and args.checkpoint in (None, "untrained"):
+            backbone = backbone_from_card(card)
+        if args.class_name is None and len(card.classes) == 1:
+            args.class_name = next(iter(card.classes))
+    args.method = args.method or DEFAULT_METHOD
+    args.class_name = args.class_name or DEFAULT_CLASS
+    return {"name": args.method, "backbone": backbone, "checkpoint": args.checkpoint, **options}
+
+
+def backbone_from_card(card: Card) -> str:
+    """Return the backbone that a card names: a model and a tag that open_clip knows, never a file.
+
+    Raises:
+        CardError: It is something else.
+    """
+    name = str(card.model["backbone"])
+    model, _, tag = name.partition("/")
+    if name != MINI and tag not in ("random", *open_clip.list_pretrained_tags_by_model(model)):
+        raise CardError(
+            f"The card's backbone '{name}' is no registered model and tag; files are not followed from a card: give it "
+            f"by hand (--backbone '{name}') if it is meant."
+        )
+    return name
+
+
+def read_options(pairs: list[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` arguments as a dictionary, values read as YAML.
+
+    Raises:
+        ValueError: There is no name or no equals sign.
+    """
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name.isidentifier() or not equals:
+            raise ValueError(f"--option must be NAME=VALUE, got '{pair}'.")
+        options[name] = yaml.safe_load(value)
+    return options
+
+
+def _names_of(method: str) -> set[str]:
+    return {name.lower() for key, kind in METHODS.items() for name in (key, kind.__name__) if kind.__name__ == method}

@@ -1,0 +1,45 @@
+"""What can be said only when a whole run is there: places within the folder, and alarms by false discoveries."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from zsad.decision.conformal import discoveries_needed, false_discoveries
+from zsad.decision.relative import relative
+from zsad.inference.rows import Row
+from zsad.report.cells import write_cells
+
+RELATIVE, FDR = "relative.csv", "fdr.csv"
+
+
+def write_relative(folder: Path, rows: Iterable[Row]) -> Path:
+    """Write rank and robust z of each scored image of a run; both change with the folder and are no labels."""
+    scored = [row for row in rows if row.score is not None]
+    places = relative([row.score for row in scored if row.score is not None])
+    path = folder / RELATIVE
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        write_cells(file, [("path", "score", "rank", "robust_z", "kind")])
+        for row, rank, z in zip(scored, places.rank.tolist(), places.robust_z.tolist(), strict=True):
+            write_cells(file, [(row.path, row.score, rank, None if z != z else float(f"{z:.6g}"), "transductive")])
+    return path
+
+
+def write_fdr(folder: Path, rows: Iterable[Row], q: float, n: int) -> tuple[Path, int, int]:
+    """Write which images of a run alarm so that at most a share ``q`` of the alarms is false, on average.
+
+    Args:
+        folder: Of the run.
+        rows: Its rows, with p-values of one calibration.
+        q: Share of false ones among the alarms.
+        n: Number of calibration images.
+
+    Returns:
+        The file, the number of alarms, and how many images must have the smallest p-value before any can alarm.
+    """
+    judged = [row for row in rows if row.p_value is not None]
+    alarms = false_discoveries([row.p_value for row in judged if row.p_value is not None], q)
+    path = folder / FDR
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        write_cells(file, [("path", "score", "p_value", "label_fdr")])
+        for row, alarm in zip(judged, alarms.tolist(), strict=True):
+            write_cells(file, [(row.path, row.score, row.p_value, int(alarm))])
+    return path, int(alarms.sum()), discoveries_needed(n, len(judged), q)

@@ -1,0 +1,188 @@
+"""Cards from images: scores of normal images, and of labelled ones, become a calibration."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from zsad import __version__
+from zsad.decision import Card
+from zsad.decision.entry import RegionRule
+from zsad.decision.entry import calibrate as entry_of
+from zsad.decision.grouping import one_per_group
+from zsad.decision.regions import largest_area
+from zsad.decision.rules import Rule
+from zsad.images import list_images
+from zsad.inference.identity import model_identity, pixel_digest, protocol_identity, reference_paths
+from zsad.inference.result import Result
+
+Regions = Literal["max", "area"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a calibration keeps of one image."""
+
+    path: str
+    score: float
+    peak: float
+    """Largest value of the map."""
+    area: int
+    """Number of pixels of the largest region above the threshold that was given; 0 without one."""
+    digest: str
+    """Of the pixels."""
+
+    @classmethod
+    def of(cls, result: Result, pixel_threshold: float | None = None) -> "Seen":
+        """Return what is kept of a result at the image's own size.
+
+        Raises:
+            ValueError: The image could not be read.
+        """
+        if result.error is not None:
+            raise ValueError(f"A calibration needs readable images: {result.error}")
+        area = 0 if pixel_threshold is None else largest_area(result.anomaly_map, pixel_threshold)
+        peak = float(result.anomaly_map.max())
+        return cls(str(result.image_path or ""), result.pred_score, peak, area, pixel_digest(result.image))
+
+
+def calibrate(
+    predictor: Any,
+    images: Any,
+    class_name: str = "object",
+    *,
+    alpha: float = 0.05,
+    rule: str | None = None,
+    sure: float | None = None,
+    anomalous: Any = (),
+    prevalence: float | None = None,
+    regions: Regions | bool = False,
+    pixel_threshold: float | None = None,
+    min_area: int = 0,
+    group_by: str | None = None,
+    seed: int = 0,
+    pooled: bool = False,
+) -> Card:
+    """Return a card of one class.
+
+    Args:
+        predictor: A :class:`~zsad.Predictor`.
+        images: Many normal images as for :meth:`~zsad.Predictor.predict`; none of them a reference of the method.
+        class_name: What they show.
+        alpha: Share of false alarms among normal images, on average.
+        rule: ``"far=0.05"`` in place of ``alpha``, or a rule of labelled images: see :class:`zsad.decision.rules.Rule`.
+        sure: Confidence that the rate is at most alpha, e.g. 0.95, which needs more images.
+        anomalous: Many anomalous images.
+        prevalence: Share of anomalous images in production, if known.
+        regions: Whether regions are calibrated: True or ``"max"`` by the largest value of each normal map, ``"area"``
+            by the largest area above ``pixel_threshold``.
+        pixel_threshold: For ``"area"``; not chosen by looking at these images.
+        min_area: Least area of a region in pixels, for ``"max"``.
+        group_by: Regular expression that finds a part's name in a path: one photo of each part is taken.
+        seed: Of that choice and of held-out estimates.
+        pooled: Whether the card serves other classes as well, for which it promises nothing.
+
+    Raises:
+        TooFewImagesError: The rule needs more images.
+        ValueError: An image cannot be read, occurs twice, or is a reference of the method.
+    """
+    before, predictor.calibration = predictor.calibration, None
+    try:
+        given = images if group_by is None else one_per_group(as_paths(images), group_by, seed)
+        good = [Seen.of(one, pixel_threshold) for one in predictor.predict(given, class_name)]
+        bad = [Seen.of(one, pixel_threshold) for one in predictor.predict(anomalous, class_name)]
+    finally:
+        predictor.calibration = before
+    return card_of(
+        predictor, good, class_name, rule or f"far={alpha!r}", sure=sure, anomalous=bad, prevalence=prevalence,
+        regions="max" if regions is True else regions or None, pixel_threshold=pixel_threshold, min_area=min_area,
+        groups=None if group_by is None else {"pattern": group_by, "seed": seed}, seed=seed, pooled=pooled,
+    )  # fmt: skip
+
+
+def card_of(
+    predictor: Any,
+    good: Sequence[Seen],
+    class_name: str,
+    rule: str,
+    *,
+    sure: float | None = None,
+    anomalous: Sequence[Seen] = (),
+    prevalence: float | None = None,
+    regions: Regions | None = None,
+    pixel_threshold: float | None = None,
+    min_area: int = 0,
+    mm_per_pixel: float | None = None,
+    groups: dict[str, Any] | None = None,
+    seed: int = 0,
+    pooled: bool = False,
+    what: str = "the folder",
+) -> Card:
+    """Return the card of images that were seen; arguments and errors as for :func:`calibrate`."""
+    refuse_references(predictor.method, class_name, good)
+    refuse_twice(good)
+    chosen = Rule.read(rule)
+    if chosen.name == "any" and regions is None:
+        regions = "max"
+    region_rule = None
+    if regions is not None:
+        peaks, areas = [one.peak for one in good], [one.area for one in good]
+        alpha = (chosen.value or 0.05) / 2 if chosen.name == "any" else chosen.value if chosen.name == "far" else 0.05
+        if regions == "max":
+            region_rule = RegionRule.of_maxima(peaks, alpha or 0.05, min_area, what)
+        elif pixel_threshold is None:
+            raise ValueError("Regions by area need a pixel threshold that was not chosen by looking at these images.")
+        else:
+            region_rule = RegionRule.of_areas(areas, peaks, pixel_threshold, alpha or 0.05, what)
+    entry = entry_of(
+        [one.score for one in good], chosen, sure=sure,
+        anomalous=np.asarray([one.score for one in anomalous], dtype=np.float32), prevalence=prevalence,
+        image_digests=[one.digest for one in good], groups=groups, regions=region_rule, what=what, seed=seed,
+    )  # fmt: skip
+    return Card(
+        model_identity(predictor.method, class_name, predictor.precision),
+        protocol_identity(predictor.method),
+        {class_name: entry},
+        pooled,
+        datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        __version__,
+        licence_notice=getattr(predictor.method, "licence_notice", None),
+    )
+
+
+def refuse_references(method: Any, class_name: str, seen: Iterable[Seen]) -> None:
+    """Raise if an image is a reference of the method as well: scores of images that it has seen are lower.
+
+    Raises:
+        ValueError: It names both files.
+    """
+    from zsad.images import load_rgb
+
+    own = {pixel_digest(load_rgb(path)): path for path in reference_paths(method, class_name)}
+    for one in seen:
+        if one.digest in own:
+            raise ValueError(
+                f"'{one.path}' is also a reference image of the method, '{own[one.digest]}': images that the method "
+                f"has seen cannot calibrate it. Keep references and calibration images apart."
+            )
+
+
+def refuse_twice(seen: Sequence[Seen]) -> None:
+    """Raise if an image occurs twice, since its second score is no new witness.
+
+    Raises:
+        ValueError: It names both files.
+    """
+    first: dict[tuple[str, float], str] = {}
+    for one in seen:
+        other = first.setdefault((one.digest, one.score), one.path)
+        if other != one.path:
+            raise ValueError(f"'{one.path}' and '{other}' are the same picture: calibrate with one of them.")
+
+
+def as_paths(images: Any) -> list[str]:
+    """Return the paths of a folder, or of a list of files and folders."""
+    return [str(path) for path in list_images([images] if isinstance(images, (str, Path)) else images)]

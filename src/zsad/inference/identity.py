@@ -1,0 +1,168 @@
+"""What decides a model's scores, as a calibration card keeps it: names, hashes of contents, the image protocol."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from PIL import Image
+
+from zsad.decision import Card, CardError
+from zsad.images import list_images, load_rgb
+from zsad.methods import METHODS, Method
+from zsad.methods.few_shot import draw
+from zsad.methods.musc import Transductive
+from zsad.training.token_cache import tensor_key, tower_key
+
+_NOT_OPTIONS = frozenset({"backbone", "references", "shots", "shot_seed", "panel", "metrics", "prompts_cache"})
+_HASHED = frozenset({"cache_dir", "llm_cache"})
+
+
+def model_identity(method: Method, class_name: str | None = None, precision: str = "32") -> dict[str, Any]:
+    """Return what decides the scores of a method, for :meth:`zsad.decision.Card.require`.
+
+    Args:
+        method: Loaded.
+        class_name: Class whose reference images count; without one, of all classes in the memory.
+        precision: As the door was asked for it.
+    """
+    return {
+        "method": type(method).__name__,
+        "options": own_options(method),
+        "backbone": method.clip.name,
+        "backbone_weights": tower_key(method.clip.model, {})[:16],
+        "learned_parameters": tower_key(method, {})[:16],
+        "references": _references_key(method, class_name),
+        "precision": precision,
+        "runtime": "torch",
+        "panel": panel_key(method, class_name),
+    }
+
+
+def protocol_identity(method: Method) -> dict[str, Any]:
+    """Return how an image file becomes the method's input, masks left out."""
+    return {name: _plain(value) for name, value in asdict(method.protocol).items() if name != "mask_resize"}
+
+
+def own_options(method: Method) -> dict[str, Any]:
+    """Return the options that differ from the defaults, as JSON has them."""
+    defaults = {
+        name: one.default
+        for kind in reversed(type(method).__mro__)
+        if issubclass(kind, Method) and "__init__" in vars(kind)
+        for name, one in inspect.signature(kind.__init__).parameters.items()
+    }
+    found = {}
+    for name, value in sorted(method.hparams.items()):
+        if name.startswith("_") or name in _NOT_OPTIONS or name in _HASHED or value == defaults.get(name):
+            continue
+        found[name] = _plain(value)
+    return found
+
+
+def options_from_card(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a card that a file may decide: numbers, switches, and words of a known list.
+
+    Raises:
+        ValueError: The card names a method that is not registered, or an option that only a person may give.
+    """
+    kind = next((one for key, one in METHODS.items() if name.lower() in (key, one.__name__.lower())), None)
+    if kind is None:
+        raise ValueError(f"The card is of method '{name}', which is not registered: give it with --method.")
+    hints: dict[str, Any] = {}
+    for parent in reversed(kind.__mro__):
+        if issubclass(parent, Method) and "__init__" in vars(parent):
+            hints |= get_type_hints(vars(parent)["__init__"])
+    for option, value in options.items():
+        if option not in hints or not _harmless(value, hints[option]):
+            raise ValueError(
+                f"The card says {option}={value!r}, which is not taken from a file: give it by hand "
+                f"(--option {option}=...) if it is meant."
+            )
+    return dict(options)
+
+
+def pixel_digest(picture: Image.Image) -> str:
+    """Return 8 hexadecimal digits of an upright picture's pixels, by which the same image is found again."""
+    rgb = picture.convert("RGB")
+    digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}".encode(), digest_size=4)
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()
+
+
+def reference_paths(method: Method, class_name: str) -> list[Path]:
+    """Return the files that a method takes as references of a class; none if they are not in a folder."""
+    if method.references is None:
+        return []
+    folder = method.references / class_name
+    folder = folder if folder.is_dir() else method.references
+    paths = [path for path in list_images([folder]) if folder != method.references or path.parent == folder]
+    chosen = draw(len(paths), method.shots, method.shot_seed, class_name, method.draw_with_replacement)
+    return [paths[place] for place in dict.fromkeys(chosen)]
+
+
+def reference_digests(method: Method, class_name: str) -> list[str]:
+    """Return the pixel digests of a class's reference images."""
+    return [pixel_digest(load_rgb(path)) for path in reference_paths(method, class_name)]
+
+
+def check_card(card: Card, method: Method, precision: str = "32") -> None:
+    """Refuse a card of another model, and references that calibrated it.
+
+    Raises:
+        CardError: The message names both values, or the reference image.
+    """
+    own = model_identity(method, precision=precision)
+    for name in card.classes:  # references are per class
+        of_class = {"references": _references_key(method, name), "panel": panel_key(method, name)}
+        card.require({**own, **of_class}, protocol_identity(method))
+        for path in reference_paths(method, name):
+            if card.overlap([pixel_digest(load_rgb(path))]):
+                raise CardError(
+                    f"'{path}' is a reference image of the method and one of the card's calibration images: scores of "
+                    f"images that the method has seen are no measure of others. Take one of them out."
+                )
+
+
+def panel_key(method: Method, class_name: str | None) -> str | None:
+    """Return a hash of the panel that was given for a class; None without one, or if it is drawn from the images."""
+    if not isinstance(method, Transductive) or class_name is None:
+        return None
+    panel = method.memory.get(class_name)
+    if panel is None or panel.drawn:
+        return None
+    return hashlib.blake2b("\n".join(sorted(panel.hashes)).encode(), digest_size=8).hexdigest()
+
+
+def _references_key(method: Method, class_name: str | None) -> str | None:
+    if method.references is not None and class_name is not None:
+        names: Sequence[str] = sorted(reference_digests(method, class_name))
+    elif method.memory.classes and (class_name is None or class_name in method.memory.classes):
+        chosen = method.memory.classes if class_name is None else [class_name]
+        names = [
+            f"{name}/{kind}/{tensor_key(bank)}"
+            for name in chosen
+            for kind, bank in sorted(method.memory.banks(name).items())
+        ]
+    else:
+        return None
+    return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+
+
+def _harmless(value: Any, hint: Any) -> bool:
+    if value is None or isinstance(value, (bool, int, float)):
+        return True
+    if isinstance(value, list):
+        return all(_harmless(one, hint) for one in value)
+    words = {word for part in (hint, *get_args(hint)) if get_origin(part) is Literal for word in get_args(part)}
+    return isinstance(value, str) and value in words
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

@@ -1,0 +1,81 @@
+"""The rows of a run get the labels of a card; no image is scored again."""
+
+from collections.abc import Mapping
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zsad.decision import Card, Region
+from zsad.decision.entry import RegionRule
+from zsad.decision.regions import calibrated_regions
+from zsad.functional.maps import upsample
+from zsad.inference.rows import Row
+from zsad.metrics.folder import read_map
+
+
+def card_settings(card: Card, class_name: str | None) -> dict[str, Any]:
+    """Return what ``settings.json`` keeps of a card: its hash, and the rule that its regions follow."""
+    rule = card.entry(class_name).regions
+    found = None if rule is None else {"pixel_threshold": rule.pixel_threshold, "min_area": rule.min_area}
+    return {"digest": card.digest, "regions": found}
+
+
+class ByCard:
+    """Gives rows the labels, p-values and regions of a card; counts the images that end without.
+
+    Args:
+        card: Of the run's model.
+        folder: Of the run, where raw maps may lie.
+        settings: Of the run.
+
+    Raises:
+        CardError: The run was scored by another model, or the card lacks its class.
+    """
+
+    def __init__(self, card: Card, folder: Path, settings: Mapping[str, Any]) -> None:
+        card.require({key: settings[key] for key in card.model if key in settings}, settings.get("protocol"))
+        self.card, self.folder = card, folder
+        self.class_name = settings.get("class_name")
+        self.without = 0
+        self.settings = {"threshold": None, "calibration": card_settings(card, self.class_name)}
+        self._before = (settings.get("calibration") or {}).get("regions")
+
+    def __call__(self, row: Row) -> Row:
+        """Return the row with what the card says of it."""
+        if row.score is None:
+            return changed(row, label=None, p_value=None, p_upper=None, alarm_rate=None)
+        entry = self.card.entry(row.class_name or self.class_name)
+        regions, number = self._regions(row, entry.regions)
+        decision = entry.decide(row.score, number or 0)
+        return changed(
+            row, label=decision.label, p_value=decision.p_value, p_upper=decision.p_upper,
+            alarm_rate=decision.alarm_rate, regions=regions, n_regions=number,
+        )  # fmt: skip
+
+    def _regions(self, row: Row, rule: RegionRule | None) -> tuple[list[Any] | None, int | None]:
+        if rule is None:
+            self.without += row.n_regions is not None
+            return None, None
+        if self._before == {"pixel_threshold": rule.pixel_threshold, "min_area": rule.min_area}:
+            kept = [Region.from_json(one) for one in row.regions or []]
+            found = [changed(one, p_value=rule.p_value(one.max, one.area)).to_json() for one in kept]
+            return found or None, row.n_regions
+        anomaly_map = self._map(row)
+        if anomaly_map is None:
+            self.without += 1
+            return None, None
+        fresh, number = calibrated_regions(anomaly_map, rule)
+        return [one.to_json() for one in fresh] or None, number
+
+    def _map(self, row: Row) -> NDArray[np.float32] | None:
+        path = None if row.map is None else self.folder / row.map
+        if path is None or not path.is_file() or row.width is None or row.height is None:
+            return None
+        values = read_map(path).to(torch.float32)
+        if values.shape != (row.height, row.width):
+            values = upsample(values[None], (row.height, row.width))[0]
+        return values.numpy()
