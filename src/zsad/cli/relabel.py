@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         rows, other = relabel(args.run, by_card, by_card.settings)
         if by_card.without:
             print(
-                f"The regions of {by_card.without} images were found by another rule and are dropped: score with the "
-                f"card, or with --maps, to have them."
+                f"{by_card.without} images have no regions now: those of the card need their maps; score with the card, "
+                f"or with --maps, to have them."
             )
         if args.fdr is not None:
             n = card.entry(by_card.class_name).calibration.n
