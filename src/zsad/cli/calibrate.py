@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
@@ -102,7 +103,8 @@ def main(arguments: Sequence[str]) -> int:
     if args.evaluate or held_out:
         names = None if args.group_by is None else group_names([one.path for one in good], args.group_by)
         parts = evaluation(console, args.class_name, entry, good, held_out, bad, names, args.seed)
-    page = write_page(args.out, args.class_name, entry, highest, parts)
+    beside = args.out.with_suffix(f".{file_name(args.class_name)}.html" if args.add else ".html")
+    page = write_page(beside, args.class_name, entry, highest, parts)
     console.print(f"\n{args.out} and {page.name}, to be looked at", highlight=False, soft_wrap=True)
     return 0
 
@@ -136,11 +138,16 @@ def _paths(paths: Sequence[str], args: argparse.Namespace) -> list[str]:
     return found
 
 
+def file_name(class_name: str) -> str:
+    """Return a class as part of a file's name: no two classes have the same."""
+    return f"class {quote(class_name, safe=' ')}"
+
+
 def _seen(args: argparse.Namespace, model: Predictor, paths: Sequence[str], part: str) -> Iterator[Seen]:
     """Score images, or go on where an earlier run stopped; in the order of the paths."""
     if not paths:
         return
-    folder = args.out.with_name(f"{args.out.name.removesuffix('.json')}.run") / part
+    folder = args.out.with_name(f"{args.out.name.removesuffix('.json')}.run") / file_name(args.class_name) / part
     settings = {
         **model_identity(model.method, args.class_name, model.precision),
         "protocol": protocol_identity(model.method),

@@ -8,7 +8,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from zsad.decision.conformal import alarms_allowed
 from zsad.decision.entry import ClassEntry
 from zsad.decision.evaluation import REASONS, held_out_rate, promise, reliability, split_rates
 from zsad.decision.rules import precision_at
@@ -121,14 +120,14 @@ def evaluation(
 
 def held_out_parts(console: Console, class_name: str, entry: ClassEntry, others: Any) -> list[str]:
     """Print and return, as HTML, what happens to good images that took no part."""
-    k = entry.k or max(1, alarms_allowed(0.05, entry.calibration.n) or 1)
-    found = held_out_rate(entry.calibration, k, others)
+    found = held_out_rate(entry.calibration, entry.k, others, entry.threshold)
     text = (
         f"Held out, '{class_name}': {found.alarms} of {found.m} good images alarm, {100 * found.rate:.3g} % "
-        f"(95 % interval {100 * found.low:.2g} to {100 * found.high:.2g} %), "
-        f"promised {100 * k / (entry.calibration.n + 1):.3g} %"
+        f"(95 % interval {100 * found.low:.2g} to {100 * found.high:.2g} %)"
     )
-    if entry.alpha is not None:
+    if entry.k is not None:
+        text += f", promised {100 * entry.k / (entry.calibration.n + 1):.3g} %"
+    if entry.alpha is not None and entry.rule.name == "far":
         text += f"; alpha {'lies' if found.low <= entry.alpha <= found.high else 'does not lie'} inside"
     console.print(f"{text}.", highlight=False)
     parts = [paragraph(f"{text}.")]
@@ -163,9 +162,8 @@ def split_rows(class_name: str, scores: Any, groups: Sequence[str] | None, seed:
     return found
 
 
-def write_page(card: Path, class_name: str, entry: ClassEntry, highest: Sequence[Seen], parts: Sequence[str]) -> Path:
-    """Write the page beside a card and return its path."""
-    path = card.with_suffix(".html")
+def write_page(path: Path, class_name: str, entry: ClassEntry, highest: Sequence[Seen], parts: Sequence[str]) -> Path:
+    """Write the page of a calibration and return its path."""
     figures = [
         picture(smaller(load_rgb(one.path), 160), f"{one.score:.5g} {PurePath(one.path).name}") for one in highest
     ]

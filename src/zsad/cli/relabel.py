@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         rows, other = relabel(args.run, by_card, by_card.settings)
         if by_card.without:
             print(
-                f"{by_card.without} images have no regions now: those of the card need their maps; score with the card, "
+                f"{by_card.without} images have no regions now: those of the card need their maps; score with it, "
                 f"or with --maps, to have them."
             )
         if args.fdr is not None:

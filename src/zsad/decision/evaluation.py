@@ -82,14 +82,28 @@ def split_rates(
     return SplitRates(n, m, float(np.mean(rates)), float(low), float(high), k / (n + 1), *(law.ppf([0.05, 0.95]) / m))
 
 
-def held_out_rate(calibration: Calibration, k: int, scores: ArrayLike, sure: float = 0.999) -> HeldOut:
-    """Return how many of further normal images alarm, and whether that is what was promised."""
+def held_out_rate(
+    calibration: Calibration, k: int | None, scores: ArrayLike, threshold: float = 0.0, sure: float = 0.999
+) -> HeldOut:
+    """Return how many of further normal images alarm, and whether that is what was promised.
+
+    Args:
+        calibration: Of the class.
+        k: Greatest rank that alarms; None for a threshold that promises nothing.
+        scores: (m,) of normal images that took no part.
+        threshold: Score from which on an image alarms, without ``k``.
+        sure: Share of the counts that are expected.
+    """
     from scipy.stats import beta, betabinom
 
     values = finite(scores, "scores").ravel()
-    alarms, m, n = int((calibration.ranks(values) <= k).sum()), len(values), calibration.n
+    m, n = len(values), calibration.n
+    alarm = values >= np.float32(threshold) if k is None else calibration.ranks(values) <= k
+    alarms = int(alarm.sum())
     low = 0.0 if alarms == 0 else float(beta.ppf(0.025, alarms, m - alarms + 1))
     high = 1.0 if alarms == m else float(beta.ppf(0.975, alarms + 1, m - alarms))
+    if k is None:
+        return HeldOut(alarms, m, low, high, True)
     law, side = betabinom(m, k, n + 1 - k), (1 - sure) / 2
     return HeldOut(alarms, m, low, high, bool(law.cdf(alarms) >= side and law.sf(alarms - 1) >= side))
 

@@ -15,9 +15,10 @@ from zsad.decision.entry import calibrate as entry_of
 from zsad.decision.grouping import one_per_group
 from zsad.decision.regions import largest_area
 from zsad.decision.rules import Rule
-from zsad.images import list_images
+from zsad.images import list_images, load_rgb, to_tensor
 from zsad.inference.identity import model_identity, pixel_digest, protocol_identity, reference_paths
 from zsad.inference.result import Result
+from zsad.methods.musc import Transductive
 
 Regions = Literal["max", "area"]
 
@@ -159,14 +160,30 @@ def refuse_references(method: Any, class_name: str, seen: Iterable[Seen]) -> Non
     Raises:
         ValueError: It names both files.
     """
-    from zsad.images import load_rgb
-
+    if isinstance(method, Transductive):
+        _refuse_panel(method, class_name, seen)
     own = {pixel_digest(load_rgb(path)): path for path in reference_paths(method, class_name)}
     for one in seen:
         if one.digest in own:
             raise ValueError(
                 f"'{one.path}' is also a reference image of the method, '{own[one.digest]}': images that the method "
                 f"has seen cannot calibrate it. Keep references and calibration images apart."
+            )
+
+
+def _refuse_panel(method: Transductive, class_name: str, seen: Iterable[Seen]) -> None:
+    panel = method.memory.get(class_name)
+    if panel is None or panel.drawn:
+        raise ValueError(
+            f"{type(method).__name__} draws its panel from the images that it scores, and such scores promise nothing: "
+            f"give a saved panel of other good images (panel=FILE), to calibrate and to score."
+        )
+    for one in seen:
+        key = panel.holds_pixels(method.digest(to_tensor(load_rgb(one.path), method.protocol))) if one.path else None
+        if key is not None:
+            raise ValueError(
+                f"'{one.path}' is also in the panel, as '{key}': images that the method has seen cannot calibrate it. "
+                f"Keep the panel and the calibration images apart."
             )
 
 

@@ -133,7 +133,7 @@ def panel_key(method: Method, class_name: str | None) -> str | None:
     panel = method.memory.get(class_name)
     if panel is None or panel.drawn:
         return None
-    return hashlib.blake2b("\n".join(sorted(panel.hashes)).encode(), digest_size=8).hexdigest()
+    return panel.digest[:16]
 
 
 def _references_key(method: Method, class_name: str | None) -> str | None:
