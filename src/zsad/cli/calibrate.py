@@ -17,7 +17,7 @@ from zsad.decision.grouping import group_names, one_per_group
 from zsad.decision.regions import area_in_pixels
 from zsad.decision.rules import Rule
 from zsad.inference import Predictor, load_model
-from zsad.inference.calibration import Seen, card_of
+from zsad.inference.calibration import Seen, card_of, refuse_references
 from zsad.inference.files import FileList
 from zsad.inference.identity import model_identity, protocol_identity
 from zsad.inference.rows import Row
@@ -78,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     if rule.name in ("far", "any") and args.sure is None:  # before anything is scored
         k_for((rule.value or 0.05) / (2 if rule.name == "any" else 1), len(files), what)
     model = load_model(**chosen_model(args, earlier), device=args.device, batch_size=args.batch_size)
+    if model.method.references is not None:  # before anything is scored
+        refuse_references(model.method, args.class_name, files)
     good = list(_seen(args, model, files, "good"))
     bad = list(_seen(args, model, _paths(args.anomalous, args), "anomalous"))
     least = args.min_area if args.mm_per_pixel is None else area_in_pixels(args.min_area, args.mm_per_pixel)

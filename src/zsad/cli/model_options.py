@@ -3,10 +3,9 @@
 import argparse
 from typing import Any
 
-import open_clip
 import yaml
 
-from zsad.clip.loading import MINI
+from zsad.clip.loading import is_named
 from zsad.decision import Card, CardError
 from zsad.inference.identity import options_from_card
 from zsad.methods import METHODS
@@ -65,8 +64,7 @@ def backbone_from_card(card: Card) -> str:
         CardError: It is something else.
     """
     name = str(card.model["backbone"])
-    model, _, tag = name.partition("/")
-    if name != MINI and tag not in ("random", *open_clip.list_pretrained_tags_by_model(model)):
+    if not is_named(name):
         raise CardError(
             f"The card's backbone '{name}' is no registered model and tag; files are not followed from a card: give it "
             f"by hand (--backbone '{name}') if it is meant."

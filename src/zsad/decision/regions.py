@@ -55,7 +55,7 @@ class Region:
             "centroid": [round(value, 2) for value in self.centroid],
             "max": float(f"{self.max:.7g}"),
             "mean": float(f"{self.mean:.7g}"),
-            "p_value": None if self.p_value is None else float(f"{self.p_value:.6g}"),
+            "p_value": self.p_value,
             "rings": [[[round(x, 2), round(y, 2)] for x, y in ring] for ring in self.rings],
         }
 

@@ -123,7 +123,9 @@ def card_of(
     what: str = "the folder",
 ) -> Card:
     """Return the card of images that were seen; arguments and errors as for :func:`calibrate`."""
-    refuse_references(predictor.method, class_name, good)
+    if isinstance(predictor.method, Transductive):
+        _refuse_panel(predictor.method, class_name, good)
+    refuse_references(predictor.method, class_name, [one.path for one in good if one.path])
     refuse_twice(good)
     chosen = Rule.read(rule)
     if chosen.name == "any" and regions is None:
@@ -154,20 +156,25 @@ def card_of(
     )
 
 
-def refuse_references(method: Any, class_name: str, seen: Iterable[Seen]) -> None:
+def refuse_references(method: Any, class_name: str, paths: Iterable[str]) -> None:
     """Raise if an image is a reference of the method as well: scores of images that it has seen are lower.
+
+    Args:
+        method: Loaded.
+        class_name: Class whose references count.
+        paths: Images that are to calibrate.
 
     Raises:
         ValueError: It names both files.
     """
-    if isinstance(method, Transductive):
-        _refuse_panel(method, class_name, seen)
     own = {pixel_digest(load_rgb(path)): path for path in reference_paths(method, class_name)}
-    for one in seen:
-        if one.digest in own:
+    if not own:
+        return
+    for path in paths:
+        if (digest := pixel_digest(load_rgb(path))) in own:
             raise ValueError(
-                f"'{one.path}' is also a reference image of the method, '{own[one.digest]}': images that the method "
-                f"has seen cannot calibrate it. Keep references and calibration images apart."
+                f"'{path}' is also a reference image of the method, '{own[digest]}': images that the method has seen "
+                f"cannot calibrate it. Keep references and calibration images apart."
             )
 
 

@@ -1,11 +1,10 @@
 """What decides a model's scores, as a calibration card keeps it: names, hashes of contents, the image protocol."""
 
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +13,7 @@ from zsad.images import list_images, load_rgb
 from zsad.methods import METHODS, Method
 from zsad.methods.few_shot import draw
 from zsad.methods.musc import Transductive
+from zsad.methods.restoring import constructor_options, fits, may_be_stored
 from zsad.training.token_cache import tensor_key, tower_key
 
 _NOT_OPTIONS = frozenset({"backbone", "references", "shots", "shot_seed", "panel", "metrics", "prompts_cache"})
@@ -48,12 +48,7 @@ def protocol_identity(method: Method) -> dict[str, Any]:
 
 def own_options(method: Method) -> dict[str, Any]:
     """Return the options that differ from the defaults, as JSON has them."""
-    defaults = {
-        name: one.default
-        for kind in reversed(type(method).__mro__)
-        if issubclass(kind, Method) and "__init__" in vars(kind)
-        for name, one in inspect.signature(kind.__init__).parameters.items()
-    }
+    defaults = {name: one.default for name, one in constructor_options(type(method)).items()}
     found = {}
     for name, value in sorted(method.hparams.items()):
         if name.startswith("_") or name in _NOT_OPTIONS or name in _HASHED or value == defaults.get(name):
@@ -71,12 +66,11 @@ def options_from_card(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     kind = next((one for key, one in METHODS.items() if name.lower() in (key, one.__name__.lower())), None)
     if kind is None:
         raise ValueError(f"The card is of method '{name}', which is not registered: give it with --method.")
-    hints: dict[str, Any] = {}
-    for parent in reversed(kind.__mro__):
-        if issubclass(parent, Method) and "__init__" in vars(parent):
-            hints |= get_type_hints(vars(parent)["__init__"])
+    known = constructor_options(kind)
     for option, value in options.items():
-        if option not in hints or not _harmless(value, hints[option]):
+        hint = known[option].annotation if option in known else None
+        word = isinstance(value, str) and option in kind.word_options
+        if hint is None or not (word or (may_be_stored(hint) and fits(value, hint))):
             raise ValueError(
                 f"The card says {option}={value!r}, which is not taken from a file: give it by hand "
                 f"(--option {option}=...) if it is meant."
@@ -149,15 +143,6 @@ def _references_key(method: Method, class_name: str | None) -> str | None:
     else:
         return None
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
-
-
-def _harmless(value: Any, hint: Any) -> bool:
-    if value is None or isinstance(value, (bool, int, float)):
-        return True
-    if isinstance(value, list):
-        return all(_harmless(one, hint) for one in value)
-    words = {word for part in (hint, *get_args(hint)) if get_origin(part) is Literal for word in get_args(part)}
-    return isinstance(value, str) and value in words
 
 
 def _plain(value: Any) -> Any:
