@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", required=True, type=Path, metavar="CARD", help="card to write, e.g. nut.card.json")
     add_model_options(made)
     add = made.add_argument
+    add("--panel", metavar="FILE", help="panel.safetensors of other good images, for methods that compare (MuSc)")
     add("--alpha", type=float, help="share of good parts that may alarm (default: 0.05)")
     add("--rule", help="far=ALPHA (default), any=ALPHA; with --anomalous recall=B, f1, youden, precision=Q, cost=FP:FN")
     add("--sure", type=float, help="with this confidence the rate is at most ALPHA (0.95 needs 59 images)")
@@ -77,7 +78,10 @@ def main(arguments: Sequence[str]) -> int:
         groups = {"pattern": args.group_by, "seed": args.seed}
     if rule.name in ("far", "any") and args.sure is None:  # before anything is scored
         k_for((rule.value or 0.05) / (2 if rule.name == "any" else 1), len(files), what)
-    model = load_model(**chosen_model(args, earlier), device=args.device, batch_size=args.batch_size)
+    options = chosen_model(args, earlier)
+    if args.panel is not None:
+        options["panel"] = args.panel
+    model = load_model(**options, device=args.device, batch_size=args.batch_size)
     if model.method.references is not None:  # before anything is scored
         refuse_references(model.method, args.class_name, files)
     good = list(_seen(args, model, files, "good"))

@@ -19,6 +19,7 @@ from zsad.functional.maps import upsample
 from zsad.images import Found, ImageError, load_rgb, to_tensor, walk
 from zsad.images import Size as PixelSize
 from zsad.images.overlay import Limits
+from zsad.inference.devices import find_device
 from zsad.inference.explain import Explained
 from zsad.inference.files import FileFacts
 from zsad.inference.identity import check_card, pixel_digest
@@ -395,22 +396,3 @@ def _many(x: Any) -> tuple[str, list[Any]]:
     if isinstance(x, (str, os.PathLike)):
         return os.fspath(x), list(walk([os.fspath(x)]))
     return "", named(flat(x))
-
-
-def find_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device of that name; ``"auto"`` is the first CUDA device, else Apple's, else the CPU.
-
-    Raises:
-        ValueError: The name is unknown or the device is not there.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except Exception as error:  # torch raises RuntimeError, AssertionError and others here
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"Device '{device}' cannot be used: {reason} Use 'auto', 'cpu', 'cuda:0' or 'mps'.") from error
-    return found
