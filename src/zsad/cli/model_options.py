@@ -3,12 +3,11 @@
 import argparse
 from typing import Any
 
-import yaml
-
 from zsad.clip.loading import is_named
 from zsad.decision import Card, CardError
 from zsad.inference.identity import options_from_card
 from zsad.methods import METHODS
+from zsad.prompts.yaml_text import read_yaml
 
 DEFAULT_METHOD, DEFAULT_CLASS = "anovl", "object"
 
@@ -83,7 +82,7 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not name.isidentifier() or not equals:
             raise ValueError(f"--option must be NAME=VALUE, got '{pair}'.")
-        options[name] = yaml.safe_load(value)
+        options[name] = read_yaml(value, f"--option {name}")
     return options
 
 
