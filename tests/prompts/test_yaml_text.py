@@ -8,7 +8,7 @@ import pytest
 
 from zsad.benchmark.grid import DataSpec, MethodSpec
 from zsad.cli import main as cli
-from zsad.cli.score import read_options
+from zsad.cli.model_options import read_options
 from zsad.methods.alfa.prompts import load_alfa_prompts
 from zsad.prompts import load_prompts
 from zsad.prompts.yaml_text import read_yaml

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from zsad import __version__
 from zsad.cli.drift import recalibrate, watch_of
-from zsad.cli.model_options import add_model_options, chosen_model
 from zsad.cli.explain import OWN, Explanations, add_explain_option
+from zsad.cli.model_options import add_model_options, chosen_model
 from zsad.cli.panels import Comparison
 from zsad.clip.loading import MINI
 from zsad.decision import Card
