@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from tests.parity import tiny_clip
 from tests.parity.kinds.visualad import author_file
 from tests.served import Published, git_blob, prompts_file
 from zsad.clip import load_clip
+from zsad.clip.loading import model_config
 from zsad.methods import VAND, AnomalyCLIP, CheckpointError, VisualAD
-from zsad.methods.author_files import convert, weights_path
-from zsad.weights import MismatchError, NotPublishedError
+from zsad.methods.author_files import READERS, convert, weights_path
+from zsad.weights import MismatchError, NotPublishedError, list_weights
 from zsad.weights.registry import find
 from zsad.weights.store import cached
 
@@ -190,3 +192,17 @@ def test_visualads_published_layout_is_converted(published: Published, tmp_path:
     assert loaded.trained_on[0]["name"] == "visa"
     image = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded(image, ["", ""]), model(image, ["", ""]), atol=0, rtol=0)
+
+
+def test_shapes_of_the_published_files_come_without_the_weights_of_their_backbones() -> None:
+    shapes = {
+        entry.name: READERS[entry.layout].shapes(model_config(str(entry.backbone)), entry.options)
+        for entry in list_weights()
+        if entry.status == "ready"
+    }
+    assert shapes["anomalyclip/visa"]["prompts.ctx_normal"] == (12, 768)
+    assert len(shapes["anomalyclip/visa"]) == 10
+    layers = {f"fc.{n}.weight": (768, 1024) for n in range(4)} | {f"fc.{n}.bias": (768,) for n in range(4)}
+    assert shapes["vand/visa"] == layers
+    for name, size in (("visualad/visa", 126_119_090), ("adaclip/all", 42.7e6)):  # bytes of the published files
+        assert 4 * sum(prod(shape) for shape in shapes[name].values()) == pytest.approx(size, rel=0.01)

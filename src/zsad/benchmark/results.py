@@ -144,7 +144,7 @@ def _summary(data: str, method: str, cells: Sequence[Mapping[str, Any]]) -> Summ
 def _data_names(on: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> str:
     """Return the names of the data sets that a model was trained on; earlier results hold one, not a list."""
     sets = [on] if isinstance(on, Mapping) else on or []
-    return "+".join(str(one.get("name", "")) for one in sets)
+    return "+".join(str(one.get("name", "")) + (f" ({one['licence']})" if "licence" in one else "") for one in sets)
 
 
 def _counts(cell: Mapping[str, Any]) -> tuple[int, int]:

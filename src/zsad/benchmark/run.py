@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import lightning
@@ -31,14 +31,17 @@ from zsad.benchmark.train import TrainingDataError, source_for, trained
 from zsad.clip import Clip
 from zsad.datamodules import BenchmarkDataModule
 from zsad.datamodules.base import batches
-from zsad.inference import find_device
+from zsad.inference import adapters, find_device
 from zsad.methods import Method
 from zsad.methods.aaclip.fusion import FUSION, fused_scores
 from zsad.methods.evaluation import Evaluation
+from zsad.methods.trained import TrainedMethod
 from zsad.metrics import DEFAULT_METRICS, Evaluator
 from zsad.training.token_cache import tensor_key
 from zsad.types import Record
+from zsad.weights import registry
 from zsad.weights.files import disk_error, is_full
+from zsad.weights.registry import WeightsEntry
 
 METRICS = (*DEFAULT_METRICS, "aupro_200step")
 SCHEMA = 2
@@ -300,9 +303,10 @@ class Runner:
         """Return the method of a cell on the device, trained if it needs to be, and its weights file."""
         kind = cell.method.kind
         learns = hasattr(kind, "training_stages")
-        source = self._source(cell) if learns else None
+        entry = self._published(cell) if learns and not self.options.train else None
+        source = self._source(cell) if learns and entry is None else None
         seed = cell.seed if cell.method.seeded else None
-        key = (cell.method.label, source and source.label, seed)
+        key = (cell.method.label, entry.name if entry is not None else source and source.label, seed)
         if self._model is None or self._model[0] != key:
             clip, weights = self.clip(cell.method), None
             if source is not None:
@@ -317,6 +321,10 @@ class Runner:
                     {"accelerator": accelerator, "devices": 1},
                     self.identities.training(cell.method.at(cell.seed), source),
                 )
+            elif entry is not None:
+                weights = adapters.fetch(entry).path
+                options = _without_backbone(cell.method.options)
+                method = cast("type[TrainedMethod]", kind).from_weights(weights, backbone=clip, **options)
             else:
                 method = kind(**{"backbone": clip, **_without_backbone(cell.method.at(cell.seed).options)})
             self._model = (key, method.eval().to(device), weights)
@@ -324,6 +332,14 @@ class Runner:
 
     def _source(self, cell: Cell) -> DataSpec:
         return source_for(cell.data, self.options.train, bool(cell.method.options.get("allow_same_data")))
+
+    def _published(self, cell: Cell) -> WeightsEntry | None:
+        """Return the published adapters of a cell without auxiliary data: the papers' pair, on their own backbone."""
+        usual = registry.default_for(cell.method.name)
+        backbone = self.options.backbone or cell.method.options.get("backbone") or cell.method.kind.published_backbone
+        if usual is None or usual.backbone != backbone:
+            return None
+        return adapters.choose(cell.method.kind, None, cell.data.kind.name)
 
     def clip(self, method: MethodSpec) -> Clip:
         """Return the backbone of a method, as the method itself loads it; the one of the method before is let go."""

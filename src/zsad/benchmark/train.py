@@ -41,8 +41,8 @@ def source_for(target: DataSpec, sources: Sequence[DataSpec], own: bool = False)
         if all(_is_other(part, target) for part in source.parts or (source,)):
             return source
     raise TrainingDataError(
-        f"A trained method needs auxiliary data that is not {target.name}: give --train, for example "
-        f"--train VisA=ROOT MVTecAD=ROOT."
+        f"A trained method needs auxiliary data that is not {target.name}: give --train, for example --train "
+        f"VisA=ROOT MVTecAD=ROOT; where adapters are published, leave out --train and --backbone."
     )
 
 

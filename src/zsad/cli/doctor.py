@@ -16,6 +16,9 @@ from rich.table import Table
 from zsad import __version__
 from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
 from zsad.methods import METHODS
+from zsad.weights.places import mirror, offline_reason, weights_folder
+from zsad.weights.registry import default_for, list_weights
+from zsad.weights.store import is_here
 
 _PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "open_clip_torch", "timm", "jsonargparse",
@@ -63,10 +66,25 @@ def diagnose() -> dict[str, Any]:
         "devices": _devices(),
         "cache_folders": [str(folder) for folder in cache_folders()],
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
+        "offline": offline_reason(),
+        "mirror": mirror(),
+        "weights_folder": str(weights_folder()),
         "weights": weights,
         "methods": methods,
+        "adapters": _adapters(),
         "embedded_backbone_works": weights[MINI]["cached"],
     }
+
+
+def _adapters() -> dict[str, Any]:
+    """Return, per method of which adapters can be had, what a bare name takes and which are here."""
+    found: dict[str, Any] = {}
+    for name in METHODS:
+        usual = default_for(name)
+        if usual is not None:
+            here = [one.name for one in list_weights(name) if is_here(one)]
+            found[name] = {"bare_name_takes": usual.name, "backbone": usual.backbone, "here": here}
+    return found
 
 
 def _version(name: str) -> str | None:
@@ -129,5 +147,12 @@ def _show(facts: dict[str, Any], console: Console) -> None:
         published = state if one["published_weights_cached"] else f"no: {one['published_backbone']} is not cached"
         methods.add_row(name, state if facts["embedded_backbone_works"] else "no: file missing", published)
     console.print(methods)
-    if facts["hub_offline"]:
-        console.print("HF_HUB_OFFLINE is set: nothing will be downloaded.")
+    adapters = Table("method", "a bare name takes", "adapters here", title="published adapters", title_justify="left")
+    for name, one in facts["adapters"].items():
+        adapters.add_row(name, one["bare_name_takes"], ", ".join(one["here"]) or "[yellow]none yet[/yellow]")
+    console.print(adapters)
+    console.print(f"adapters: {escape(facts['weights_folder'])}", highlight=False)
+    if facts["mirror"]:
+        console.print(f"mirror: {escape(facts['mirror'])}", highlight=False)
+    if facts["offline"]:
+        console.print(f"{facts['offline']} is set: nothing will be downloaded.")

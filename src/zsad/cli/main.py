@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "benchmark": ("zsad.cli.benchmark", "run a grid of methods, data sets and seeds; goes on where it stopped"),
     "report": ("zsad.cli.report", "make tables and a page of a benchmark's results"),
     "check": ("zsad.cli.check", "compute one cell of a benchmark again and compare"),
+    "weights": ("zsad.cli.weights", "list, download, check, add and publish trained adapters"),
     "doctor": ("zsad.cli.doctor", "show versions, devices, cached weights and what works offline"),
 }
 """Name -> module with a ``main(arguments)``, and what it does; the module is imported only when it is asked for."""

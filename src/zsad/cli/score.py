@@ -30,6 +30,7 @@ from zsad.inference.identity import model_identity, protocol_identity
 from zsad.inference.recalibrate import card_settings
 from zsad.inference.rows import Row
 from zsad.inference.writer import RowWriter
+from zsad.weights import notices
 
 _WORST = 5  # rows shown at the end
 _NARROW = 0.1  # share of the scale below which heat maps look all the same
@@ -120,6 +121,8 @@ def main(arguments: Sequence[str]) -> int:
             "Leave out --backbone for real work.[/yellow]"
         )
     explanations = Explanations(args.explain, model, args.out, args.class_name, args.overlay_size)
+    if said := notices.seen_before(getattr(model.method, "trained_on", ()), args.paths):
+        console.print(said, style="yellow", markup=False)
     settings = _settings(args, model) | comparison.settings()
     summary = Summary()
     opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
@@ -221,6 +224,7 @@ def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
         **model_identity(model.method, args.class_name, model.precision),
         "protocol": protocol_identity(model.method),
         "calibration": None if model.calibration is None else card_settings(model.calibration, args.class_name),
+        "adapters": getattr(model.method, "licence_notice", None),
         "class_name": args.class_name,
         "threshold": args.threshold,
         "explain": args.explain,

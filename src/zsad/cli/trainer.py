@@ -15,11 +15,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from rich.console import Console
 
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
+from zsad.inference import adapters
+from zsad.inference.loading import UNTRAINED
 from zsad.methods import METHODS, Method
 from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
 from zsad.prompts.yaml_text import read_yaml
 from zsad.types import Batch, Prediction
+from zsad.weights import registry
 from zsad.weights.checkpoints import read_checkpoint, refuse_pickles
 
 _OWN_CHECKPOINTS = ("last", "best", "hpc")  # words of the Trainer for files that it wrote itself
@@ -91,8 +94,10 @@ class ZsadCLI(LightningCLI):
             return
         refuse_pickles(config.get("weights_only"))
         module, _, name = config.model.class_path.rpartition(".")
-        saved = read_checkpoint(path)
         kind = getattr(import_module(module), name)
+        if self.config.subcommand != "fit" and (path == UNTRAINED or adapters.choose(kind, path) is not None):
+            return  # a name: see _take_adapters
+        saved = read_checkpoint(path)
         options = stored_options(kind, saved, self._by_hand, path)
         if "backbone" not in self._by_hand:
             options["backbone"] = stored_backbone(kind, saved, path)
@@ -114,6 +119,37 @@ class ZsadCLI(LightningCLI):
         if self.subcommand == "predict":
             trainer.callbacks.append(MapWriter(self.config.predict.out))  # type: ignore[attr-defined]
         return trainer
+
+    def before_test(self) -> None:
+        """Load published adapters if ``ckpt_path`` names them, or if there is none."""
+        self._take_adapters()
+
+    def before_validate(self) -> None:
+        """Load published adapters if ``ckpt_path`` names them, or if there is none."""
+        self._take_adapters()
+
+    def before_predict(self) -> None:
+        """Load published adapters if ``ckpt_path`` names them, or if there is none."""
+        self._take_adapters()
+
+    def _take_adapters(self) -> None:
+        """Without a checkpoint, take the papers' pair for this data set, if the backbone is the adapters' own."""
+        given, model = self.config_init[self.subcommand], self.model
+        checkpoint = given.get("ckpt_path")
+        if checkpoint == UNTRAINED:
+            given["ckpt_path"] = None
+            return
+        if not isinstance(model, TrainedMethod) or model.trained_on or str(checkpoint) in _OWN_CHECKPOINTS:
+            return
+        kind: Any = type(model)
+        if checkpoint is None:
+            usual = registry.default_for(adapters.key_of(kind))
+            if usual is None or usual.backbone != model.clip.name:
+                return
+        if (entry := adapters.choose(kind, checkpoint, self.datamodule.name)) is not None:
+            adapters.fitting_backbone(entry, model.clip)
+            model.load_weights(adapters.fetch(entry).path)
+            given["ckpt_path"] = None
 
     def _table(self) -> None:
         result = self.model.evaluator.compute()  # every process takes part: each has seen its share of the images

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zsad.clip.backbone import Clip, Position
+from zsad.weights import backbones
 from zsad.weights.places import offline_reason
 
 Activation = Literal["gelu", "quick_gelu"]
@@ -77,6 +78,8 @@ def load_clip(name: str, position: Position = "bicubic", activation: Activation 
     if source in tags:
         if activation is None:
             _check_activation(model_name, source, bool(config.get("quick_gelu", False)))
+        if (own := backbones.stored(name)) is not None and _from_open_clip(name) is None:
+            return Clip(_create(model_name, str(own), overrides), name, position)
         if cached_weights(name) is None and (why := offline_reason()):
             raise _missing(model_name, source, f"offline mode is on, {why}")
         if cached_weights(name) is None and (host := _unreachable(model_name, source)):
@@ -87,6 +90,19 @@ def load_clip(name: str, position: Position = "bicubic", activation: Activation 
             f"Backbone '{name}': '{source}' is neither a file nor a pretrained tag of {model_name}; tags: {tags}."
         )
     return Clip(_create(model_name, source, overrides), name, position)
+
+
+def from_a_file(name: str, own: str) -> bool:
+    """Return whether a backbone's name is that of the model of another name, with weights from a file of the user."""
+    model, _, source = name.partition("/")
+    return model == own.partition("/")[0] and Path(source).is_file()
+
+
+def hub_repository(name: str) -> str | None:
+    """Return where open_clip finds the weights of a backbone on the Hugging Face Hub, None if not there."""
+    model, _, tag = name.partition("/")
+    place = (open_clip.get_pretrained_cfg(model, tag) or {}).get("hf_hub", "")
+    return "/".join(place.split("/")[:2]) or None
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -116,9 +132,32 @@ def cached_weights(name: str) -> Path | None:
     """Return where the weights of a backbone lie on this machine, or None if a download would be needed."""
     if name == MINI:
         return Path(str(files("zsad") / "weights" / "zsad_mini.safetensors"))
-    model_name, _, source = name.partition("/")
+    source = name.partition("/")[2]
     if Path(source).is_file():
         return Path(source)
+    return _from_open_clip(name) or backbones.stored(name)
+
+
+def download_weights(name: str) -> Path:
+    """Return the file of a backbone's weights, fetched by open_clip if it is not here.
+
+    Raises:
+        WeightsError: If it cannot be downloaded.
+    """
+    if (path := cached_weights(name)) is not None:
+        return path
+    model_name, _, tag = name.partition("/")
+    if why := offline_reason():
+        raise _missing(model_name, tag, f"offline mode is on, {why}")
+    try:
+        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model_name, tag)))
+    except Exception as error:
+        raise _missing(model_name, tag, type(error).__name__) from error
+
+
+def _from_open_clip(name: str) -> Path | None:
+    """Return where open_clip put the weights of a backbone, None if it has not yet."""
+    model_name, _, source = name.partition("/")
     tag = open_clip.get_pretrained_cfg(model_name, source) or {}
     if "hf_hub" in tag:
         from huggingface_hub import try_to_load_from_cache

@@ -9,8 +9,10 @@ import torch
 from zsad.clip import Clip
 from zsad.clip.loading import MINI
 from zsad.decision import Card
+from zsad.inference import adapters
 from zsad.inference.predictor import Predictor
 from zsad.methods import Method, get_method
+from zsad.methods.pretrained import weights_file
 from zsad.methods.restoring import restore
 from zsad.weights.checkpoints import is_ours, read_checkpoint
 
@@ -32,29 +34,37 @@ def load_model(
     batch_size: int = 8,
     explain: bool = False,
     calibration: Card | str | Path | None = None,
+    offline: bool | None = None,
+    accept_noncommercial: bool = False,
     **options: Any,
 ) -> Predictor:
     """Return a method that is ready to score images.
 
     Args:
-        name: Name of the method, see :func:`zsad.methods.list_methods`; case does not matter.
+        name: Name of the method, see :func:`zsad.methods.list_methods`; case does not matter. With adapters,
+            ``"anomalyclip/visa"``, it is the same as ``checkpoint="visa"``.
         backbone: Name for :func:`zsad.clip.load_clip`, or a loaded one. None is the checkpoint's or, without
             one, the paper's, which open_clip downloads on first use and finds in its cache afterwards; ``"published"``
             is the paper's in any case. ``"zsad-mini"`` is embedded and knows synthetic images only: its scores say
             nothing about real ones, and a checkpoint that brings it is loaded with a warning.
-        checkpoint: Learned parameters: a checkpoint of ``zsad fit``, a file of ``save_weights``, or the file that the
-            paper's authors released. Trained methods need one; ``"untrained"`` asks by name to go without.
+        checkpoint: Learned parameters: a checkpoint of ``zsad fit``, a file of ``save_weights``, the file that the
+            paper's authors released, a folder of ``save_pretrained``, ``"hub:owner/repository@revision"``, or the name
+            of published adapters (``"visa"``, see :func:`zsad.list_weights`), which are fetched once. None takes the
+            published ones that were trained on VisA, where there are any; ``"untrained"`` asks by name to go without.
         device: ``"auto"`` for the first accelerator, or a torch device.
         batch_size: Images per forward pass.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
         calibration: A card of 'zsad calibrate' or of :meth:`Predictor.calibrate`, or its file, for p-values and labels.
+        offline: True fetches no adapters; None leaves it to ``HF_HUB_OFFLINE`` and ``ZSAD_OFFLINE``.
+        accept_noncommercial: Leave out the sentence about adapters whose data forbid commercial use.
         **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
             was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
             models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
             of a panel to score against.
 
     Raises:
-        ValueError: The method or the backbone is unknown, or a trained method is asked for without a checkpoint.
+        ValueError: The method, the adapters or the backbone are unknown, or a trained method of which nothing is
+            published is asked for without a checkpoint.
         TypeError: The method has no such option.
         FileNotFoundError: The checkpoint or the weights of the backbone are not there.
         CheckpointError: The checkpoint is of another method or backbone, or no checkpoint of this library.
@@ -64,18 +74,25 @@ def load_model(
         >>> result = load_model("clip").predict(image, class_name="cork")  # doctest: +SKIP
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
+    name, checkpoint = adapters.split_name(name, checkpoint)
     kind = get_method(name)
     panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
-    if checkpoint == UNTRAINED:
+    if backbone == PUBLISHED:
+        backbone = kind.published_backbone
+    entry = None if checkpoint == UNTRAINED else adapters.choose(kind, checkpoint)
+    if entry is not None:
+        backbone = adapters.fitting_backbone(entry, backbone)
+        checkpoint = adapters.fetch(entry, offline, accept_noncommercial).path
+    elif checkpoint == UNTRAINED:
         checkpoint = None
-    elif checkpoint is None and kind.learns():
+    elif checkpoint is not None:
+        checkpoint = weights_file(checkpoint, local_files_only=bool(offline))
+    elif kind.learns():
         raise ValueError(
             f"{kind.__name__} learns parameters, and no checkpoint is given: its scores would be those of random ones. "
             f"Train it ('zsad fit --model {kind.__name__} --data ...') and pass checkpoint='....ckpt', "
             f"or ask for it by name with checkpoint='{UNTRAINED}'."
         )
-    if backbone == PUBLISHED:
-        backbone = kind.published_backbone
     try:
         if checkpoint is None:
             method = kind(backbone=backbone or kind.published_backbone, **options)
@@ -83,6 +100,8 @@ def load_model(
             method = _restore(kind, checkpoint, backbone, options)
     except TypeError as error:
         raise TypeError(f"{kind.__name__} cannot be made with {sorted(options)}: {error}") from error
+    if entry is not None:
+        adapters.compare_tower(entry, method)
     if backbone is None and method.clip.name == MINI:
         warnings.warn(
             f"The checkpoint '{checkpoint}' was trained on '{MINI}', which knows synthetic images only: scores of real "

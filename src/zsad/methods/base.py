@@ -15,7 +15,7 @@ from typing_extensions import Self
 from zsad import __version__
 from zsad.clip import Clip, load_clip
 from zsad.clip.backbone import Position
-from zsad.clip.loading import Activation
+from zsad.clip.loading import Activation, from_a_file
 from zsad.functional.maps import smooth
 from zsad.methods.evaluation import ClassRule, Evaluation
 from zsad.methods.few_shot import FewShot
@@ -335,6 +335,6 @@ class Method(FewShot, ABC):
         """
         made = checkpoint.get("zsad", {})
         for what, mine in (("method", type(self).__name__), ("backbone", self.clip.name)):
-            if made.get(what, mine) != mine:
+            if made.get(what, mine) != mine and not (what == "backbone" and from_a_file(mine, made[what])):
                 raise CheckpointError(f"The checkpoint was written for {what} '{made[what]}', this model has '{mine}'.")
         self._check_keys(checkpoint["state_dict"])

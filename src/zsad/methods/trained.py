@@ -5,6 +5,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import Self
 
 from zsad.clip import Clip
+from zsad.methods import pretrained
 from zsad.methods.cached import CachedFeatures
 from zsad.methods.provenance import SameDataError, as_data_sets, describe_training, overlap
 from zsad.methods.restoring import restore
@@ -23,6 +25,7 @@ from zsad.training.token_cache import (
     CacheDtype,
 )
 from zsad.types import Batch, Prediction
+from zsad.weights import notices
 from zsad.weights.checkpoints import CheckpointError, read_weights
 from zsad.weights.files import write_whole
 
@@ -90,6 +93,11 @@ class TrainedMethod(CachedFeatures):
     @trained_on.setter
     def trained_on(self, found: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
         self._trained_on = as_data_sets(found)
+
+    @property
+    def licence_notice(self) -> str | None:
+        """Terms of the published adapters in this model, as results carry them; None if they are not published ones."""
+        return notices.notice_of(self.trained_on)
 
     # ---- what a child writes
 
@@ -227,3 +235,95 @@ class TrainedMethod(CachedFeatures):
             CheckpointError: If it was written by another method or for another backbone.
         """
         return restore(cls, read_weights(path), backbone, options, str(path))
+
+    # ---- exchange
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_repo_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        backbone: str | Clip | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Return the method with learned parameters that somebody wrote with :meth:`save_pretrained` or published.
+
+        Args:
+            name_or_repo_or_folder: A folder, ``"anomalyclip/visa"`` (see :func:`zsad.list_weights`), or a repository of
+                the Hugging Face Hub, ``"owner/name"`` or ``"hub:owner/name@revision"``.
+            revision: Branch, tag or commit of a repository.
+            backbone: In place of the one that the parameters belong to: the same model from a file, or loaded.
+            token: For private repositories; by default the Hub's own settings.
+            local_files_only: Open no connection.
+            **options: Constructor arguments in place of those in the file.
+
+        Raises:
+            FileNotFoundError: It is not on this machine and cannot be fetched.
+            CheckpointError: It was written by another method or for another backbone.
+        """
+        path = pretrained.locate(name_or_repo_or_folder, revision, token, local_files_only)
+        return cls.from_weights(path, backbone, **options)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        licence: str | None = None,
+        results: str | Path | None = None,
+        command: str | None = None,
+    ) -> Path:
+        """Write ``adapters.safetensors``, ``config.json`` and a model card into a folder, and return it.
+
+        Args:
+            folder: Made if missing. No path of this machine is in what is written.
+            licence: Of the parameters, as the Hub spells it: ``"cc-by-4.0"``.
+            results: Folder of ``zsad benchmark`` for the card.
+            command: Command line that trains the same parameters again, for the card.
+        """
+        return pretrained.save_folder(self, folder, licence, results, command=command)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        token: str | bool | None = None,
+        create_pr: bool = False,
+        licence: str | None = None,
+        results: str | Path | None = None,
+        metrics: bool = True,
+        command: str | None = None,
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes, and return the address of the commit.
+
+        Args:
+            repo_id: Owner and name; made if there is none.
+            private: Whether a new repository is for its owner only.
+            revision: Branch to write to.
+            commit_message: Of the commit.
+            token: By default the Hub's own settings.
+            create_pr: Open a pull request instead of writing.
+            licence: Of the parameters; there is no default, since only their owner can say.
+            results: Folder of ``zsad benchmark``; nobody should have to guess how good they are.
+            metrics: False uploads without results, and the card says so.
+            command: Command line that trains the same parameters again.
+
+        Raises:
+            ValueError: Licence or results are missing.
+            DownloadError: The Hub refuses it.
+        """
+        if licence is None:
+            raise ValueError("push_to_hub needs licence=, for example 'cc-by-4.0': only the owner can say under which.")
+        if results is None and metrics:
+            raise ValueError(
+                "push_to_hub needs results=, a folder of 'zsad benchmark', so that users know what to expect; "
+                "metrics=False (--no-metrics) uploads without, and the card says so."
+            )
+        with TemporaryDirectory() as folder:
+            written = pretrained.save_folder(self, folder, licence, results, repo_id, command)
+            return pretrained.push(self, repo_id, written, private, revision, commit_message, token, create_pr)

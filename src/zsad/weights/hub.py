@@ -48,7 +48,6 @@ def hub_file(repository: str, file: str, revision: str | None, *, repo_type: str
         UnreachableError: There is no network.
         DownloadError: The Hub has no such file, or refuses it.
     """
-    import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -61,9 +60,17 @@ def hub_file(repository: str, file: str, revision: str | None, *, repo_type: str
         raise UnreachableError(host, _first_line(error.__cause__ or error), 1) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise DownloadError(f"Cannot fetch '{file}' of '{repository}' from {host}: {_first_line(error)}") from error
-    except (httpx.TransportError, ConnectionError) as error:
+    except Exception as error:
+        if not is_of_network(error):
+            raise
         raise UnreachableError(host, _first_line(error), 1) from error
     return Path(found)
+
+
+def is_of_network(error: BaseException) -> bool:
+    """Return whether an error is one of a connection; the Hub's client has changed its HTTP library more than once."""
+    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, ConnectionError) or bool(libraries & {"httpx", "httpx2", "requests"})
 
 
 def _first_line(error: BaseException) -> str:

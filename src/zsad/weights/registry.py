@@ -238,6 +238,12 @@ def known(found: Found) -> tuple[WeightsEntry, SourceFile] | None:
     return None
 
 
+def data_terms(key: str) -> DataTerms:
+    """Return what is known about the terms of a data set."""
+    terms = _content(TABLE)["data_terms"]
+    return DataTerms(**{"key": key, "title": key or "unknown data", **terms.get(key, terms["unknown"])})
+
+
 def table() -> dict[str, WeightsEntry]:
     """Return name -> adapters, in the order of the table."""
     return _table(TABLE, os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/"))
@@ -258,13 +264,13 @@ def _rules() -> dict[str, Any]:
 def _table(path: Path, endpoint: str) -> dict[str, WeightsEntry]:
     content = _content(path)
     forms = {kind: form.replace("{endpoint}", endpoint) for kind, form in content["url_forms"].items()}
-    return {name: _entry(name, row, forms, content["data_terms"]) for name, row in content["adapters"].items()}
+    return {name: _entry(name, row, forms) for name, row in content["adapters"].items()}
 
 
-def _entry(name: str, row: dict[str, Any], forms: Mapping[str, str], terms: dict[str, Any]) -> WeightsEntry:
+def _entry(name: str, row: dict[str, Any], forms: Mapping[str, str]) -> WeightsEntry:
     training = row.get("trained_on", {})
     sets = tuple(training.get("names", [training["name"]] if "name" in training else []))
-    data = tuple(DataTerms(**{"key": key, "title": key, **terms.get(key, terms["unknown"])}) for key in sets)
+    data = tuple(map(data_terms, sets))
     licence = row.get("licence", {})
     return WeightsEntry(
         name=name,

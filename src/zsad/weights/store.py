@@ -114,6 +114,27 @@ def add(entry: WeightsEntry, files: Sequence[Path], convert: Convert) -> Path:
         return _convert(entry, files, convert, [str(path) for path in files])
 
 
+def carry(entry: WeightsEntry, folder: Path, asked: Asked | None = None) -> list[Path]:
+    """Put an entry's published files into a folder that serves as a mirror, and return them.
+
+    Raises:
+        NotHereError: They cannot be fetched.
+        DownloadError: The download failed, or gave another file than expected.
+    """
+    asked = asked or Asked()
+    targets = []
+    with _alone(entry) as locked:
+        for number, source in enumerate(entry.files):
+            target = folder / mirrored(entry, number)
+            if not target.is_file() or source.expected.difference(measure(target)) is not None:
+                fetched = _fetch(entry, number, asked, locked)
+                _write(target, fetched.path.read_bytes())
+                if fetched.ours:
+                    fetched.path.unlink()
+            targets.append(target)
+    return targets
+
+
 def refuse_another(path: Path, method: str) -> WeightsEntry | None:
     """Return whose published adapters a file is, None if the table does not know it.
 
@@ -173,6 +194,14 @@ def intact(entry: WeightsEntry) -> bool:
 def read_note(entry: WeightsEntry) -> dict[str, Any]:
     """Return what is noted beside the converted file of an entry, empty if it is not here."""
     return next((note for path, note in _notes(entry) if path.is_file() and _accepts(entry, note)), {})
+
+
+def add_to_note(entry: WeightsEntry, **facts: Any) -> None:
+    """Add facts to the note beside the converted file of an entry; a cache that cannot be written stays as it is."""
+    for path, note in _notes(entry):
+        if path.is_file() and _accepts(entry, note):
+            with suppress(DownloadError):
+                _write(path.with_suffix(".json"), (json.dumps(note | facts, indent=2) + "\n").encode())
 
 
 def remove(entry: WeightsEntry) -> list[Path]:
@@ -353,6 +382,7 @@ def _without_user(url: str) -> str:
 def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(content)
             file.flush()
