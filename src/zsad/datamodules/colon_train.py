@@ -17,7 +17,7 @@ class ColonTrain(CVCColonDB):
 
     Args:
         root: CVC-ColonDB, as for :class:`~zsad.datamodules.polyp.CVCColonDB`.
-        normal_root: A folder of polyp-free frames, searched to every depth.
+        normal_root: A folder of polyp-free frames, searched to every depth; there is no set without it.
         normal_list: Text file with one path below ``normal_root`` per line; only these are taken.
         **options: Those of :class:`~zsad.datamodules.base.BenchmarkDataModule`.
     """
@@ -25,10 +25,14 @@ class ColonTrain(CVCColonDB):
     name = "colon_train"
 
     def __init__(
-        self, root: str | Path, normal_root: str | Path, normal_list: str | Path | None = None, **options: Any
+        self,
+        root: str | Path,
+        normal_root: str | Path | None = None,
+        normal_list: str | Path | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(root, **options)
-        self.normal_root = Path(normal_root).expanduser()
+        self.normal_root = None if normal_root is None else Path(normal_root).expanduser()
         self.normal_list = None if normal_list is None else Path(normal_list).expanduser()
 
     def records(self, split: str) -> Iterator[Record]:
@@ -41,6 +45,10 @@ class ColonTrain(CVCColonDB):
         yield from (Record(path, "colon", 0, None, "normal") for path in self._normal())
 
     def _normal(self) -> Iterator[Path]:
+        if self.normal_root is None:
+            raise self.missing(
+                "no folder of polyp-free frames was given (option normal_root), which are of your choice,"
+            )
         if not self.normal_root.is_dir():
             raise self.missing(
                 f"no folder of polyp-free frames '{self.normal_root}' (normal_root), needed beside frames"
