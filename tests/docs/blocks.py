@@ -82,11 +82,11 @@ def run_command(words: list[str], folder: Path) -> None:
         words = [word for place, word in enumerate(words) if "max_epochs" not in words[max(0, place - 1)] + word]
         words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
         words += ["--trainer.max_epochs", "1"] if words[0] == "fit" else []
-    if words[0] == "benchmark" and "--epochs" not in words:
-        words += ["--epochs", "1"]
     if "--seeds" in words:
         first = words.index("--seeds") + 1
         words = [word for place, word in enumerate(words) if place <= first or not word.isdecimal()]
+    if words[0] == "benchmark" and "--epochs" not in words:
+        words += ["--epochs", "1"]
     assert main(words) == 0, " ".join(words)
 
 
