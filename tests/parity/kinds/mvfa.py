@@ -69,7 +69,7 @@ def build(case: dict[str, Any], stored: dict[str, Any]) -> MVFA:
     names = {name: tuple(shape) for name, shape in formula["names"].items()}
     model.load_state_dict({name: tiny_clip.weight(name, shape, formula["seed"]) for name, shape in names.items()})
     references = case["references"]
-    if options.get("k_shot", 0) != (references or {"batch": 0})["batch"]:
+    if case["kind"] == "inference" and options.get("k_shot", 0) != (references or {"batch": 0})["batch"]:
         raise ValueError(f"Case '{case['name']}': k_shot={options['k_shot']} does not fit references {references}.")
     if references is not None:
         for name in case["class_names"]:

@@ -162,7 +162,7 @@ def train_case(case: dict[str, Any], stored: dict[str, Any]) -> Iterator[Outcome
             "class_name": [""] * len(image),
             "image_path": [""] * len(image),
             "gt_mask": stored["mask"].bool(),
-            "gt_label": stored["labels"],
+            "gt_label": stored[case["labels"]],
         },
     )
     fit = model.optimizer_and_schedule(epochs)
