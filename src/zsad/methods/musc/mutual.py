@@ -188,6 +188,10 @@ def _symmetric(
         rows = slice(first, min(first + step, number))
         left = features(rows.start, rows.stop)
         for second in range(first, number, step):
+            done += 1
+            if step == 1 and second == first:  # nothing but the image with itself
+                tick(done / pairs)
+                continue
             other = slice(second, min(second + step, number))
             right = left if second == first else features(other.start, other.stop)
             if search is None or grid is None:
@@ -196,7 +200,6 @@ def _symmetric(
                 there, back = nearest_within(left, right, grid, search)
             table[rows, :, other] = there
             table[other, :, rows] = back
-            done += 1
             tick(done / pairs)
     own = torch.arange(number, device=table.device)
     table[own, :, own] = -torch.inf
