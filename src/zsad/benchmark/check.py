@@ -85,7 +85,7 @@ def check_cell(path: Path, device: str = "auto", roots: Sequence[Path] = ()) -> 
         raise ValueError(f"'{path}' holds no result: {kept.get('error', 'not a cell of zsad benchmark')}.")
     run = kept["run"]
     method, given = MethodSpec(**kept["method"]), list(roots)
-    refuse_from_file(method.kind, method.options, str(path))
+    refuse_from_file(method.kind, {**method.options, **method.evaluation}, str(path))
     if run["backbone"] is not None and not is_named(run["backbone"]):
         raise ValueError(f"'{path}' names the backbone '{run['backbone']}', which is none of open_clip's names.")
     cell = Cell(method, _by_hand(DataSpec.read(kept["data"]), given, path), kept["class"], kept["seed"])

@@ -1,8 +1,8 @@
 """What a benchmark run consists of: methods, data sets and cells, as users write them on a command line."""
 
 import hashlib
-import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from zsad.datamodules import BenchmarkDataModule, Joined, get_datamodule
 from zsad.methods import Method, get_method
+from zsad.methods.restoring import constructor_options
 from zsad.prompts.yaml_text import read_yaml
 from zsad.weights.files import write_whole
 
@@ -51,10 +52,10 @@ def _plus_signs(text: str) -> list[str]:
 
 
 def _is_data(text: str) -> bool:
-    if text.endswith((".yaml", ".yml")):
+    if _is_file(text):
         return True
     try:
-        get_datamodule(text.partition(":")[0].partition("=")[0])
+        get_datamodule(text.partition(":")[0].partition("=")[0], by_hand=True)
     except ValueError:
         return False
     return True
@@ -63,13 +64,20 @@ def _is_data(text: str) -> bool:
 _ROW = {"label", "note", "options", "evaluation", "epochs"}
 
 
+def _is_file(text: str) -> bool:
+    """Whether a text is the path of a YAML configuration, and not an option whose value is one."""
+    return text.endswith((".yaml", ".yml")) and re.match(r"[\w.\-]+(=[^:]*)?:\w+=", text) is None
+
+
 def _config(path: Path, key: str) -> tuple[str, dict[str, Any]]:
     """Class name and options of a YAML file as ``zsad fit --config`` takes it."""
     content = read_yaml(path.read_text(encoding="utf-8"), f"'{path}'") or {}
     section = content.get(key, content) if isinstance(content, dict) else {}
     if not isinstance(section, dict) or "class_path" not in section:
         raise ValueError(f"'{path}' has no class_path under '{key}'.")
-    return str(section["class_path"]).rpartition(".")[2], dict(section.get("init_args") or {})
+    path_of_class = str(section["class_path"])
+    own = path_of_class.startswith("zsad.")
+    return path_of_class.rpartition(".")[2] if own else path_of_class, dict(section.get("init_args") or {})
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class MethodSpec:
         Raises:
             ValueError: If it is none of these.
         """
-        if text.endswith((".yaml", ".yml")):
+        if _is_file(text):
             name, options = _config(Path(text), "model")
             label = Path(text).stem
         else:
@@ -115,7 +123,7 @@ class MethodSpec:
         Raises:
             ValueError: If it is none of these, or a row has a key that is not known.
         """
-        if not text.endswith((".yaml", ".yml")):
+        if not _is_file(text):
             return [cls.parse(text)]
         content = read_yaml(Path(text).read_text(encoding="utf-8"), f"'{text}'")
         if not isinstance(content, dict) or "rows" not in content:
@@ -133,12 +141,12 @@ class MethodSpec:
 
     @classmethod
     def _checked(cls, label: str, name: str, options: Mapping[str, Any]) -> "MethodSpec":
-        kind = get_method(name)
-        known = _arguments(kind)
+        kind = get_method(name, by_hand=True)
+        known = set(constructor_options(kind))
         unknown = sorted(set(options) - known)
         if unknown:
             raise ValueError(f"{kind.__name__} has no options {unknown}; it has {sorted(known)}.")
-        return cls(label, kind.__name__.lower(), options)
+        return cls(label, _name(kind, name).lower() if _is_own(kind) else name, options)
 
     @property
     def training_label(self) -> str:
@@ -162,7 +170,7 @@ class MethodSpec:
     def seeded(self) -> tuple[str, ...]:
         """Options that a cell's seed sets; a method without any is run once."""
         few_shot = bool(self.options.get("shots"))
-        return ("seed",) * ("seed" in _arguments(self.kind)) + ("shot_seed",) * few_shot
+        return ("seed",) * ("seed" in constructor_options(self.kind)) + ("shot_seed",) * few_shot
 
     def at(self, seed: int) -> "MethodSpec":
         """Return the method with the options that a cell's seed sets."""
@@ -198,21 +206,21 @@ class DataSpec:
         if len(texts) > 1:
             parts = tuple(cls.parse(part) for part in texts)
             return cls("+".join(part.label for part in parts), Joined.__name__, {}, parts)
-        if text.endswith((".yaml", ".yml")):
+        if _is_file(text):
             name, options = _config(Path(text), "data")
-            return cls(Path(text).stem, get_datamodule(name).__name__, options)
+            return cls(Path(text).stem, _name(get_datamodule(name, by_hand=True), name), options)
         head, _, rest = text.partition(":")
         name, equals, root = head.partition("=")
         options = _split(f"{name}:{rest}")[1]
         if equals:
             options["root"] = root
-        kind = get_datamodule(name)
+        kind = get_datamodule(name, by_hand=True)
         label = kind.name or kind.__name__.lower()
         if equals and kind.name in ("", "folder"):
             label = (
                 Path(root).expanduser().resolve().name or "folder"
             )  # a user's own data: the folder says more than "folder"
-        return cls(label, kind.__name__, options)
+        return cls(label, _name(kind, name), options)
 
     @classmethod
     def read(cls, made: Mapping[str, Any]) -> "DataSpec":
@@ -264,15 +272,13 @@ class Cell:
         return (out / "pictures" / self.path(out).relative_to(out / "cells")).with_suffix("")
 
 
-def _arguments(kind: type[Any]) -> set[str]:
-    """Names of all constructor arguments, those handed on to parents included."""
-    return {
-        name
-        for parent in kind.__mro__
-        if "__init__" in vars(parent) and parent.__module__.startswith("zsad.")
-        for name, value in inspect.signature(vars(parent)["__init__"]).parameters.items()
-        if value.kind not in (value.VAR_KEYWORD, value.VAR_POSITIONAL) and name != "self"
-    }
+def _is_own(kind: type[Any]) -> bool:
+    return kind.__module__.startswith("zsad.")
+
+
+def _name(kind: type[Any], given: str) -> str:
+    """How a class is found again: by its name if it is the library's, else as it was given."""
+    return kind.__name__ if _is_own(kind) else given
 
 
 def safe_name(text: str) -> str:

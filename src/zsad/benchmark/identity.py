@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class Identities:
         """Return a digest of all that decides the parameters of a trained method."""
         names = ("backbone", "epochs")
         run = {name: _value(self.run.get(name)) for name in names}
-        return digest({"method": _method(method), "source": self._data(source), "run": run, "version": __version__})
+        learned = replace(method, evaluation={})  # rows that differ in it share their parameters
+        return digest({"method": _method(learned), "source": self._data(source), "run": run, "version": __version__})
 
     def _data(self, data: DataSpec, class_name: str | None = None) -> dict[str, Any]:
         if data.parts:
@@ -98,7 +99,12 @@ def _line(record: Record, root: Path) -> Iterator[Any]:
 
 
 def _method(method: MethodSpec) -> dict[str, Any]:
-    return {"name": method.name, "options": {name: _value(value) for name, value in method.options.items()}}
+    made: dict[str, Any] = {"name": method.name, "options": _value(method.options)}
+    if method.evaluation:
+        made["evaluation"] = _value(method.evaluation)
+    if method.epochs is not None:
+        made["epochs"] = method.epochs
+    return made
 
 
 def _value(value: Any) -> Any:

@@ -11,8 +11,7 @@ from typing import Any
 from zsad.benchmark.details import Curves, image_curves
 from zsad.benchmark.report_page import html
 from zsad.benchmark.results import Comparison, Summary, compare, load, summarise
-from zsad.benchmark.tables import PER_CLASS, as_csv, latex, markdown
-from zsad.methods import METHODS
+from zsad.benchmark.tables import PER_CLASS, as_csv, latex, markdown, transductive
 from zsad.methods.base import SCORES_DEPEND
 
 
@@ -141,9 +140,9 @@ def labels(summaries: Sequence[Summary]) -> list[str]:
             "zsad-mini: a small CLIP trained on synthetic pictures. These numbers show that the machinery works; "
             "they say nothing about real images and do not rank the methods."
         )
-    if transductive := sorted({one.method for one in summaries if METHODS[one.name].transductive}):
+    if all_at_once := sorted({one.method for one in summaries if transductive(one.name)}):
         notes.append(
-            f"Transductive: {', '.join(transductive)}. {SCORES_DEPEND} The other methods see one image at a time."
+            f"Transductive: {', '.join(all_at_once)}. {SCORES_DEPEND} The other methods see one image at a time."
         )
     if any(name.endswith("/random") for name in backbones):
         notes.append("Random weights: these numbers have no meaning; they show that the pipeline runs.")

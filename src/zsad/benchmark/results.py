@@ -101,8 +101,13 @@ def summarise(cells: Iterable[Mapping[str, Any]]) -> list[Summary]:
     for cell in cells:
         groups.setdefault((cell["data"]["label"], cell["method"]["label"]), []).append(cell)
     names = list_methods()
-    ordered = sorted(groups, key=lambda key: (key[0], names.index(groups[key][0]["method"]["name"]), key[1]))
+    ordered = sorted(groups, key=lambda key: (key[0], _place(names, groups[key][0]["method"]["name"]), key[1]))
     return [_summary(*key, groups[key]) for key in ordered]
+
+
+def _place(names: Sequence[str], name: str) -> int:
+    """Methods of other packages come last."""
+    return names.index(name) if name in names else len(names)
 
 
 def _summary(data: str, method: str, cells: Sequence[Mapping[str, Any]]) -> Summary:

@@ -77,6 +77,11 @@ def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     return result
 
 
+def transductive(name: str) -> bool:
+    """Whether a method scores all images together; of another package's method that is not here, nothing is known."""
+    return name in METHODS and METHODS[name].transductive
+
+
 def _number(value: float | None, sign: bool = False) -> str:
     return "-" if value is None else f"{value:+.1f}" if sign else f"{value:.1f}"
 
@@ -100,7 +105,7 @@ def overview(summaries: Sequence[Summary], data: str) -> Table:
                 "-" if math.isnan(value) else f"{100 * value:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
             )
         failed = f" ({len(one.errors)} classes failed)" if one.errors else ""
-        seen = " (transductive)" if METHODS[one.name].transductive else ""  # all images, where others see one
+        seen = " (transductive)" if transductive(one.name) else ""  # all images, where others see one
         body.append([one.method + seen + failed, *cells])
     return ["method", *(TITLES[metric] for metric in metrics)], body
 

@@ -15,8 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from rich.console import Console
 
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
+from zsad.datamodules import GROUP as DATA_GROUP
+from zsad.datamodules.outside import find_outside
 from zsad.inference import adapters
 from zsad.inference.loading import UNTRAINED
+from zsad.methods import GROUP as METHOD_GROUP
 from zsad.methods import METHODS, Method
 from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
@@ -185,7 +188,10 @@ def _check_yaml(arguments: Sequence[str]) -> None:
 
 def class_names(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with registry names after ``--model`` and ``--data`` replaced by class names."""
-    registries = {"--model": METHODS, "--data": DATAMODULES}
+    registries: dict[str, Any] = {
+        "--model": (METHODS, METHOD_GROUP, Method),
+        "--data": (DATAMODULES, DATA_GROUP, BenchmarkDataModule),
+    }
     result: list[str] = []
     for number, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
@@ -197,9 +203,14 @@ def class_names(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _class_name(registry: Any, name: str) -> str:
+def _class_name(known: tuple[Any, str, Any], name: str) -> str:
+    registry, group, base = known
     key = name.lower()
-    return registry[key].__name__ if key in registry else name
+    if key in registry:
+        return str(registry[key].__name__)
+    if "." not in name and (found := find_outside(name, group, base, by_hand=True)) is not None:
+        return f"{found.__module__}.{found.__qualname__}"
+    return name
 
 
 def main(arguments: Sequence[str]) -> int:

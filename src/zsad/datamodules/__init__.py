@@ -22,6 +22,7 @@ from zsad.datamodules.joined import Joined
 from zsad.datamodules.mpdd import MPDD
 from zsad.datamodules.mvtec import MVTecAD
 from zsad.datamodules.mvtec_ad2 import MVTecAD2
+from zsad.datamodules.outside import find_outside, outside_names
 from zsad.datamodules.pairs import check_pair
 from zsad.datamodules.polyp import CVC300, CVCClinicDB, CVCColonDB, Endo, Kvasir
 from zsad.datamodules.real_iad import RealIAD
@@ -29,6 +30,9 @@ from zsad.datamodules.sdd import SDD
 from zsad.datamodules.synthetic import Synthetic
 from zsad.datamodules.tn3k import TN3K
 from zsad.datamodules.visa import VisA
+
+GROUP = "zsad.datamodules"
+"""Entry-point group by which other packages offer data modules."""
 
 DATAMODULES: dict[str, type[BenchmarkDataModule]] = {
     "mvtec_ad": MVTecAD,
@@ -104,12 +108,16 @@ __all__ = [
 
 
 def list_datamodules() -> list[str]:
-    """Return the keys of all data modules, in the order of the papers' tables."""
-    return list(DATAMODULES)
+    """Return the keys of all data modules, in the order of the papers' tables, then those of the entry points."""
+    return [*DATAMODULES, *(name for name in outside_names(GROUP) if name not in DATAMODULES)]
 
 
-def get_datamodule(name: str) -> type[BenchmarkDataModule]:
+def get_datamodule(name: str, by_hand: bool = False) -> type[BenchmarkDataModule]:
     """Return the data module class of a key (``"mvtec_ad"``) or class name (``"MVTecAD"``), ignoring case.
+
+    Args:
+        name: Key, class name, entry point in the group ``zsad.datamodules``, or ``"package.module.Class"``.
+        by_hand: Whether somebody typed the name; a dotted path is imported only then.
 
     Raises:
         ValueError: Unknown; the message lists the known keys, nearest first.
@@ -118,6 +126,8 @@ def get_datamodule(name: str) -> type[BenchmarkDataModule]:
     names |= {kind.__name__.lower(): kind for kind in DATAMODULES.values()}
     if name.lower() in names:
         return names[name.lower()]
+    if (found := find_outside(name, GROUP, BenchmarkDataModule, by_hand)) is not None:  # type: ignore[type-abstract]
+        return found
     near = difflib.get_close_matches(name.lower(), names, len(names), 0)
     ordered = list(dict.fromkeys(key for one in near for key, kind in DATAMODULES.items() if kind is names[one]))
     raise ValueError(f"Unknown data set '{name}'; known, nearest first: {', '.join(ordered)}.")

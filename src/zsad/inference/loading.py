@@ -75,7 +75,7 @@ def load_model(
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
     name, checkpoint = adapters.split_name(name, checkpoint)
-    kind = get_method(name)
+    kind = get_method(name, by_hand=True)
     panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
     if backbone == PUBLISHED:
         backbone = kind.published_backbone

@@ -2,6 +2,7 @@
 
 import difflib
 
+from zsad.datamodules.outside import find_outside, outside_names
 from zsad.methods.aaclip.method import AACLIP
 from zsad.methods.adaclip.method import AdaCLIP
 from zsad.methods.alfa.method import ALFA
@@ -19,6 +20,9 @@ from zsad.methods.vand import VAND
 from zsad.methods.visualad.method import VisualAD
 from zsad.methods.winclip import WinCLIP
 from zsad.weights.checkpoints import CheckpointError
+
+GROUP = "zsad.methods"
+"""Entry-point group by which other packages offer methods."""
 
 METHODS: dict[str, type[Method]] = {
     "clip": CLIP,
@@ -64,18 +68,24 @@ __all__ = [
 
 
 def list_methods() -> list[str]:
-    """Return the names of all methods, in the order of the tables."""
-    return list(METHODS)
+    """Return the names of all methods, in the order of the tables, then those of the entry points ``zsad.methods``."""
+    return [*METHODS, *(name for name in outside_names(GROUP) if name not in METHODS)]
 
 
-def get_method(name: str) -> type[Method]:
+def get_method(name: str, by_hand: bool = False) -> type[Method]:
     """Return the class of a method by its name; case, hyphens and underscores do not matter.
+
+    Args:
+        name: Of the registry, of an entry point in the group ``zsad.methods``, or ``"package.module.Class"``.
+        by_hand: Whether somebody typed the name; a dotted path is imported only then.
 
     Raises:
         ValueError: If there is no such method; the message lists the known ones, the nearest first.
     """
     key = name.lower().replace("-", "").replace("_", "")
     if key not in METHODS:
+        if (found := find_outside(name, GROUP, Method, by_hand)) is not None:  # type: ignore[type-abstract]
+            return found
         near = difflib.get_close_matches(key, METHODS, n=len(METHODS), cutoff=0.0)
         raise ValueError(f"Unknown method '{name}'. Did you mean '{near[0]}'? Known methods, nearest first: {near}.")
     return METHODS[key]

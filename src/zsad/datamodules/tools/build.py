@@ -28,7 +28,7 @@ def build(name: str, root: str | Path, options: Options = None) -> BenchmarkData
     Raises:
         ValueError: The name or an option is unknown, or an option is not ``key=value``.
     """
-    kind = get_datamodule(name)
+    kind = get_datamodule(name, by_hand=True)
     if "root" not in inspect.signature(kind).parameters:
         raise ValueError(f"'{name}' has no files to work on.")
     given = dict(options) if isinstance(options, Mapping) else _parse(options or ())

@@ -106,6 +106,7 @@ class AACLIP(Stored):
     published_epochs = 20
     """Of the second stage, of which the 15th is reported; 5 in the first."""
     published_batch_size = 2
+    word_options = frozenset({"benchmark", "templates", "abnormal_states"})
     free_options = frozenset({"stage", "domain", "benchmark", "blur", "templates", "abnormal_states"})
     """Of the second stage; 16 in the first."""
 
