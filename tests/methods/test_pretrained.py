@@ -212,7 +212,7 @@ def test_the_card(model: AnomalyCLIP, results: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder(tmp_path: Path, model: AnomalyCLIP) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no adapters\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"holds no adapters\.safetensors"):
         AnomalyCLIP.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="is no folder, no file, no name"):
         AnomalyCLIP.from_pretrained("no such thing")

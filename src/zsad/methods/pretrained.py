@@ -12,6 +12,7 @@ from zsad.clip.loading import hub_repository
 from zsad.methods.author_files import weights_path
 from zsad.training.token_cache import tower_key
 from zsad.weights import card
+from zsad.weights.checkpoints import CheckpointError
 from zsad.weights.expected import DownloadError, digest
 from zsad.weights.fetch import UnreachableError
 from zsad.weights.hub import endpoint, hub_file, is_of_network
@@ -36,7 +37,8 @@ def weights_file(
         local_files_only: Take a repository from the Hub's cache, without any connection.
 
     Raises:
-        FileNotFoundError: A folder holds no adapters, or a repository is not here and there is no network.
+        CheckpointError: A folder holds no adapters.
+        FileNotFoundError: A repository is not here and there is no network.
         DownloadError: The Hub has no such repository or file.
     """
     text = str(place)
@@ -45,7 +47,9 @@ def weights_file(
         if not path.is_dir():
             return path
         if not (path / ADAPTERS).is_file():
-            raise FileNotFoundError(f"'{path}' holds no {ADAPTERS}: it was not written by save_pretrained.")
+            raise CheckpointError(
+                f"The folder '{path}' holds no {ADAPTERS}: give one of save_pretrained, or the path of a checkpoint file."
+            )
         return path / ADAPTERS
     repository, _, named = text.removeprefix(_HUB).partition("@")
     revision = revision or named or None
