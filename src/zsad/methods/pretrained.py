@@ -48,7 +48,7 @@ def weights_file(
             return path
         if not (path / ADAPTERS).is_file():
             raise CheckpointError(
-                f"The folder '{path}' holds no {ADAPTERS}: give one of save_pretrained, or the path of a checkpoint file."
+                f"The folder '{path}' holds no {ADAPTERS}: give one of save_pretrained, or a checkpoint's path."
             )
         return path / ADAPTERS
     repository, _, named = text.removeprefix(_HUB).partition("@")
