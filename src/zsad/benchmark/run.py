@@ -1,5 +1,6 @@
 """Running the grid: cell by cell, resumable after a kill at any moment, one JSON file each with all it came from."""
 
+import copy
 import datetime
 import hashlib
 import logging
@@ -29,6 +30,7 @@ from zsad.benchmark.pictures import save_pictures
 from zsad.benchmark.results import read_cell
 from zsad.benchmark.train import TrainingDataError, source_for, trained
 from zsad.clip import Clip
+from zsad.clip.backbone import Precision
 from zsad.datamodules import BenchmarkDataModule
 from zsad.datamodules.base import batches
 from zsad.inference import adapters, find_device
@@ -57,7 +59,7 @@ class Options:
         train: Auxiliary data for trained methods, in order of preference.
         epochs: In place of the published number.
         device: ``"auto"``, ``"cpu"``, ``"cuda:0"``.
-        precision: Of the backbone: ``"32"``, or ``"bf16"`` under autocast.
+        precision: Of the backbone's blocks while evaluating; training is float32's.
         mode: Of the evaluator.
         bootstrap: Resampled sets of images for confidence intervals; 0 for none.
         batch_size: Images per batch.
@@ -72,7 +74,7 @@ class Options:
     train: Sequence[DataSpec] = ()
     epochs: int | None = None
     device: str = "auto"
-    precision: Literal["32", "bf16"] = "32"
+    precision: Precision = "32"
     mode: Literal["binned", "exact"] = "binned"
     bootstrap: int = 0
     batch_size: int = 8
@@ -255,12 +257,8 @@ class Runner:
     def _draw(self, method: Method, data: BenchmarkDataModule, device: torch.device) -> float:
         """Draw references or a panel, computed as the images will be; return the seconds that took."""
         before = time.perf_counter()
-        with self._autocast(device):
-            method.draw_references(data)
+        method.draw_references(data)
         return time.perf_counter() - before
-
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
 
     def _evaluated(self, method: Method, data: BenchmarkDataModule, device: torch.device) -> tuple[Evaluation, float]:
         """Return the evaluation of a class, and the seconds that the method took for it."""
@@ -276,7 +274,7 @@ class Runner:
             method.refuse_references(batch["image"], batch["image_path"])
             image = batch["image"].to(device)
             before = time.perf_counter()
-            with torch.inference_mode(), self._autocast(device):
+            with torch.inference_mode():
                 prediction = method(image, batch["class_name"], batch["image_path"])
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -291,7 +289,11 @@ class Runner:
             on = getattr(method, "trained_on", None)
             learned = {"file": weights.name, "sha256": _file_hash(weights), "on": on}
         return {
-            "backbone": {"name": method.clip.name, "position": method.clip.position, "sha256": self.hash(method.clip)},
+            "backbone": {
+                "name": method.clip.name,
+                "position": method.clip.position,
+                "sha256": self.hash(self._clip[1] if self._clip else method.clip),
+            },
             "trained": learned,
             "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
             "threads": torch.get_num_threads(),
@@ -327,6 +329,8 @@ class Runner:
                 method = cast("type[TrainedMethod]", kind).from_weights(weights, backbone=clip, **options)
             else:
                 method = kind(**{"backbone": clip, **_without_backbone(cell.method.at(cell.seed).options)})
+            if self.options.precision != "32":
+                method.clip = copy.deepcopy(method.clip).cast(self.options.precision)  # the next seed trains in float32
             self._model = (key, method.eval().to(device), weights)
         return self._model[1], self._model[2]
 

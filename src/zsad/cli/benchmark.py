@@ -51,7 +51,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="(default: %(default)s)")
     result.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0' (default: %(default)s)")
     result.add_argument(
-        "--precision", choices=("32", "bf16"), default="32", help="of the backbone (default: %(default)s)"
+        "--precision",
+        choices=("32", "bf16", "fp16"),
+        default="32",
+        help="of the backbone's blocks (default: %(default)s)",
     )
     result.add_argument(
         "--mode", choices=("binned", "exact"), default="binned", help="of the pixel metrics (default: %(default)s)"

@@ -1,8 +1,9 @@
 """The options that say which model is meant, and how a card fills in those that were not given."""
 
 import argparse
-from typing import Any
+from typing import Any, get_args
 
+from zsad.clip.backbone import Precision
 from zsad.clip.loading import is_named
 from zsad.decision import Card, CardError
 from zsad.inference.identity import options_from_card
@@ -23,6 +24,9 @@ def add_model_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")
     made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
+    made.add_argument(
+        "--precision", choices=get_args(Precision), help="of the backbone's blocks (default: the card's, else 32)"
+    )
     made.add_argument("--references", metavar="DIR", help="folder of normal reference images: few-shot")
     made.add_argument("--shots", type=int, metavar="N", help="how many of them, drawn by seed; default: all")
 
@@ -51,9 +55,19 @@ def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str
             backbone = backbone_from_card(card)
         if args.class_name is None and len(card.classes) == 1:
             args.class_name = next(iter(card.classes))
+        args.precision = args.precision or card.model["precision"]
+    args.precision = args.precision or "32"
+    if args.precision not in get_args(Precision):
+        raise CardError(f"The card's precision '{args.precision}' is none of {list(get_args(Precision))}.")
     args.method = args.method or DEFAULT_METHOD
     args.class_name = args.class_name or DEFAULT_CLASS
-    return {"name": args.method, "backbone": backbone, "checkpoint": args.checkpoint, **options}
+    return {
+        "name": args.method,
+        "backbone": backbone,
+        "checkpoint": args.checkpoint,
+        "precision": args.precision,
+        **options,
+    }
 
 
 def backbone_from_card(card: Card) -> str:

@@ -1,5 +1,6 @@
 """A method by its name, with its learned parameters."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from zsad.clip import Clip
+from zsad.clip.backbone import Precision
 from zsad.clip.loading import MINI
 from zsad.decision import Card
 from zsad.inference import adapters
@@ -36,6 +38,7 @@ def load_model(
     calibration: Card | str | Path | None = None,
     offline: bool | None = None,
     accept_noncommercial: bool = False,
+    precision: Precision = "32",
     **options: Any,
 ) -> Predictor:
     """Return a method that is ready to score images.
@@ -57,6 +60,7 @@ def load_model(
         calibration: A card of 'zsad calibrate' or of :meth:`Predictor.calibrate`, or its file, for p-values and labels.
         offline: True fetches no adapters; None leaves it to ``HF_HUB_OFFLINE`` and ``ZSAD_OFFLINE``.
         accept_noncommercial: Leave out the sentence about adapters whose data forbid commercial use.
+        precision: Of the backbone's blocks, see :class:`Predictor`; a loaded backbone that is given is copied for it.
         **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
             was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
             models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
@@ -93,6 +97,8 @@ def load_model(
             f"Train it ('zsad fit --model {kind.__name__} --data ...') and pass checkpoint='....ckpt', "
             f"or ask for it by name with checkpoint='{UNTRAINED}'."
         )
+    if isinstance(backbone, Clip) and backbone.precision != precision:
+        backbone = copy.deepcopy(backbone)  # others may use it as it is
     try:
         if checkpoint is None:
             method = kind(backbone=backbone or kind.published_backbone, **options)
@@ -109,7 +115,7 @@ def load_model(
             SyntheticModelWarning,
             stacklevel=2,
         )
-    return Predictor(method, device, batch_size, explain, panel, calibration)
+    return Predictor(method, device, batch_size, explain, panel, calibration, precision)
 
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:
