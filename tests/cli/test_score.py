@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import shutil
@@ -6,18 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 from zsad.cli.main import main as zsad
 from zsad.cli.model_options import read_options
-from zsad.cli.score import main, overlay_path, read_scale
+from zsad.cli.score import main
+from zsad.cli.score_arguments import read_count, read_scale, read_window
 from zsad.clip import load_clip
 from zsad.images import ImageError
-from zsad.inference import load_model
+from zsad.inference import Predictor, load_model
 from zsad.inference.files import outermost
 from zsad.inference.settings import SettingsError
 from zsad.report.cells import read_cells
@@ -77,11 +81,11 @@ def test_one_row_per_image_in_order_with_the_predictors_score(pictures: Path, tm
 
 
 def test_heat_maps_are_those_of_the_predictor(pictures: Path, tmp_path: Path) -> None:
-    rows = run(pictures, tmp_path / "out", "--overlay-size", "48")
+    rows = run(pictures, tmp_path / "out", "--overlay-size", "48", "--scale", "fixed")
     assert len(list((tmp_path / "out" / "overlays").rglob("*.jpg"))) == COUNT
     result = load_model("clip", "zsad-mini", device="cpu").predict(rows[3]["path"], "gear", size=48)
     expected = Image.open(result.save(tmp_path / "expected.jpg"))
-    found = Image.open(overlay_path(tmp_path / "out", rows[3]["path"]))
+    found = Image.open(tmp_path / "out" / rows[3]["overlay"])
     assert found.size == (48, 48)
     np.testing.assert_allclose(np.asarray(found).astype(int), np.asarray(expected), atol=2)
 
@@ -136,7 +140,7 @@ def test_broken_files_get_rows_that_name_them_and_the_others_stay(
     for name, score in intact.items():
         assert rows[name]["error"] == ""
         assert float(rows[name]["score"]) == pytest.approx(float(score), abs=1e-5)
-    assert "5 file(s) could not be read" in capsys.readouterr().err
+    assert "5 file(s) could not be read or scored" in capsys.readouterr().err
 
 
 def test_strict_stops_at_the_first_broken_file_and_keeps_the_rows_before(pictures: Path, tmp_path: Path) -> None:
@@ -159,6 +163,8 @@ def test_killed_run_started_again_gives_the_rows_of_an_undisturbed_one(pictures:
         "2",
         "--device",
         "cpu",
+        "--scale",
+        "fixed",  # rows do not wait for the scale
     ]
     command = [
         sys.executable,
@@ -225,7 +231,7 @@ def test_options_of_the_method_get_through(pictures: Path, tmp_path: Path) -> No
 def test_a_hint_when_the_fixed_scale_hides_everything(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(pictures, tmp_path, "--option", "temperature=100")
+    run(pictures, tmp_path, "--option", "temperature=100", "--scale", "fixed")
     assert "a small part of the fixed scale 0 to 1: --scale 0." in " ".join(capsys.readouterr().err.split())
 
 
@@ -253,15 +259,9 @@ def test_paths_inside_others_are_met_once(tmp_path: Path) -> None:
     assert [os.path.realpath(path) for path in outermost(given)] == [str(tmp_path / "a"), str(tmp_path / "ab")]
 
 
-def test_overlays_of_equal_names_do_not_collide(tmp_path: Path) -> None:
-    one, two = overlay_path(tmp_path, "a/1.png"), overlay_path(tmp_path, "b/1.png")
-    assert one != two
-    assert one.name.startswith("1-")
-    assert len(overlay_path(tmp_path, "x" * 300 + ".png").name) < 120
-
-
 @pytest.mark.parametrize(
-    ("text", "scale"), [("fixed", None), ("image", "image"), ("0.4,0.6", (0.4, 0.6)), ("-1,2", (-1.0, 2.0))]
+    ("text", "scale"),
+    [("fixed", None), ("auto", "auto"), ("image", "image"), ("0.4,0.6", (0.4, 0.6)), ("-1,2", (-1.0, 2.0))],
 )
 def test_scales(text: str, scale: object) -> None:
     assert read_scale(text) == scale
@@ -270,7 +270,7 @@ def test_scales(text: str, scale: object) -> None:
 @pytest.mark.parametrize("text", ["0.6,0.4", "1", "a,b", "1,2,3", "nan,1"])
 def test_scales_that_are_none(text: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"--scale must be 'fixed', 'image' or LOW,HIGH with LOW < HIGH, got '{text}'"
+        ValueError, match=rf"--scale must be 'auto', 'fixed', 'image' or LOW,HIGH with LOW < HIGH, got '{text}'"
     ):
         read_scale(text)
 
@@ -406,3 +406,231 @@ def test_the_output_is_never_an_input(pictures: Path, tmp_path: Path) -> None:
     for _ in range(3):
         rows = run(mine, mine / "results")
         assert sorted(row["path"] for row in rows) == sorted(map(str, mine.glob("lot*/*.png")))
+
+
+# ---- one odd thing does not end a run
+
+
+def copied(pictures: Path, target: Path) -> Path:
+    shutil.copytree(pictures, target)
+    return target
+
+
+def test_odd_files_and_folders_are_rows_or_nothing(pictures: Path, tmp_path: Path) -> None:
+    mine = copied(pictures, tmp_path / "mine")
+    (mine / "self.png").symlink_to("self.png")
+    (mine / "loop").symlink_to("loop")
+    (mine / "dangling.png").symlink_to("nowhere.png")
+    (mine / ("長" * 80 + ".png")).write_bytes((mine / "lot 0" / "00.png").read_bytes())
+    (mine / ("🙂" * 61 + ".png")).write_bytes((mine / "lot 0" / "03.png").read_bytes())
+    for _ in range(2):
+        rows = {Path(row["path"]).name: row for row in run(mine, tmp_path / "out")}
+    assert len(rows) == COUNT + 4
+    assert {name for name, row in rows.items() if row["error"]} == {"self.png", "dangling.png"}
+    for row in rows.values():
+        assert bool(row["overlay"]) == (not row["error"])
+        assert not row["overlay"] or Image.open(tmp_path / "out" / row["overlay"]).size == (96, 96)
+
+
+def test_a_folder_that_is_removed_during_the_run_leaves_a_row_for_each_image(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = copied(pictures, tmp_path / "mine")
+    batches = Predictor.batches
+
+    def removing(*arguments: Any, **options: Any) -> Any:
+        for number, batch in enumerate(batches(*arguments, **options)):
+            if number == 0:
+                shutil.rmtree(mine / "lot 2")
+            yield batch
+
+    monkeypatch.setattr(Predictor, "batches", removing)
+    rows = run(mine, tmp_path / "out", "--batch-size", "2", "--num-workers", "0")
+    assert len(rows) == COUNT
+    assert all("no such file" in row["error"] for row in rows if "lot 2" in row["path"])
+    assert {Path(row["path"]).parent.name for row in rows if row["error"]} == {"lot 2"}
+
+
+def test_an_image_that_the_method_cannot_take_is_a_row(pictures: Path, tmp_path: Path) -> None:
+    mine = copied(pictures, tmp_path / "mine")
+    Image.new("RGB", (600, 3)).save(mine / "lot 1" / "strip.png")
+    more = ["--method", "anovl", "--option", "views=tiles", "--option", "tiling=true", "--no-overlays"]
+    rows = {Path(row["path"]).name: row for row in run(mine, tmp_path / "out", *more)}
+    assert "Two square tiles cover images from 1:1 to 2:1" in rows["strip.png"]["error"]
+    assert [name for name, row in rows.items() if row["error"]] == ["strip.png"]
+
+
+def test_a_heat_map_that_cannot_be_written_is_a_row_with_its_score(pictures: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "out" / "overlays" / "lot 0"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("no folder")
+    rows = run(pictures, tmp_path / "out")
+    failed = [row for row in rows if row["error"]]
+    assert {Path(row["path"]).parent.name for row in failed} == {"lot 0"}
+    assert all("Cannot write the heat map 'overlays/lot 0/" in row["error"] and row["score"] for row in failed)
+
+
+@pytest.mark.parametrize("broken", ["nan", "inf"])
+def test_weights_that_are_not_finite_give_errors_and_never_labels(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    changed = load_clip("zsad-mini")
+    with torch.no_grad():
+        changed.model.visual.proj[0, 0] = float(broken)
+    monkeypatch.setattr("zsad.methods.base.load_clip", lambda *args, **kwargs: changed)
+    arguments = [str(pictures), "--method=clip", "--backbone=zsad-mini", "--device=cpu", "--threshold=0.5"]
+    assert zsad(["score", *arguments, "--out", str(tmp_path)]) == 1
+    for row in rows_of(tmp_path):
+        assert (row["score"], row["label"]) == ("", "")
+        assert "the model's 'clip.model.visual.proj' holds values that are not finite" in row["error"]
+    for line in (tmp_path / "scores.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    shown = capsys.readouterr()
+    assert "Nothing could be scored" in shown.err
+    assert "All maps" not in shown.err
+
+
+def test_nan_is_no_threshold(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert zsad(["score", str(pictures), "--out", str(tmp_path / "out"), "--threshold", "nan"]) == 2
+    assert "--threshold must be a finite number, got nan" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_that_can_be_scored_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    arguments = ["score", str(tmp_path / "a.png"), "--method=clip", "--backbone=zsad-mini", "--out"]
+    for _ in range(2):
+        assert zsad([*arguments, str(tmp_path / "out")]) == 1
+        shown = capsys.readouterr()
+        assert "Nothing could be scored" in shown.err
+        assert "inf" not in shown.err
+    assert "1 rows in" in shown.out
+    assert "none of them new" in shown.out
+
+
+# ---- grey levels, sizes, what is passed over
+
+
+def test_windows_and_warnings(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    grey = np.asarray(Image.open(pictures / "lot 1" / "01.png").convert("L"))
+    Image.fromarray(grey).save(mine / "8.png")
+    Image.fromarray(np.rint(grey.astype(np.float64) * (4095 / 255)).astype(np.uint16)).save(mine / "12.png")
+    tifffile.imwrite(mine / "signed.tif", grey.astype(np.int16) * 16)
+    dark = {Path(row["path"]).name: row for row in run(mine, tmp_path / "a", "--no-overlays")}
+    assert "a window of 0,4095 would fit" in dark["12.png"]["warning"]
+    assert "give a window (--window LOW,HIGH)" in dark["signed.tif"]["error"]
+    assert dark["8.png"]["warning"] == ""
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 picture(s) use less than an eighth of their range" in said
+    assert "--window 0,4095 --fresh" in said
+    right = {Path(row["path"]).name: row for row in run(mine, tmp_path / "b", "--no-overlays", "--window", "0,4095")}
+    assert {row["warning"] + row["error"] for row in right.values()} == {""}
+    expected = float(right["8.png"]["score"])
+    assert float(right["12.png"]["score"]) == pytest.approx(expected, abs=1e-5)
+    assert abs(float(dark["12.png"]["score"]) - expected) > 1e-3
+    assert float(right["signed.tif"]["score"]) == pytest.approx(expected, abs=0.05)
+    twelve = run(mine, tmp_path / "c", "--no-overlays", "--bits", "12")
+    assert [row["score"] for row in twelve] == [row["score"] for row in right.values()]
+
+
+def test_large_files_are_rows_with_an_error(pictures: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.png"
+    Image.new("RGB", (90, 90)).save(small)
+    rows = run(pictures, tmp_path / "out", str(small), "--no-overlays", "--max-pixels", "9k")
+    failed = [row["error"] for row in rows if row["path"] != str(small)]
+    assert all("it has 96 x 96 pixels, more than max_pixels=9000" in error for error in failed)
+    assert [bool(row["score"]) for row in rows] == [False] * COUNT + [True]
+
+
+@pytest.mark.parametrize(("text", "count"), [("50M", 50_000_000), ("1.5k", 1500), ("7", 7), ("1g", 10**9)])
+def test_counts(text: str, count: int) -> None:
+    assert read_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "0", "nan", "inf", "5X"])
+def test_counts_that_are_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a number such as 50000000 or 50M"):
+        read_count(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="must be LOW,HIGH"):
+        read_window(text)
+
+
+def test_what_is_passed_over_is_counted_and_said(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = copied(pictures, tmp_path / "mine")
+    for name in ("a.dng", "b.dng", "c.dcm", "scan", ".hidden"):
+        (mine / name).write_bytes(b"x")
+    run(mine, tmp_path / "out", "--no-overlays")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Passed over 5 file(s) that are no images by their names: 2 .dng" in said
+    assert "1 without an ending" in said
+
+
+# ---- heat maps
+
+
+def test_one_scale_for_all_heat_maps_frozen_in_the_settings(pictures: Path, tmp_path: Path) -> None:
+    rows = run(pictures / "lot 0", tmp_path, "--overlay-size", "96", "--option", "temperature=1")
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    model = load_model("clip", "zsad-mini", device="cpu", temperature=1)
+    results = {row["path"]: model.predict(row["path"], "gear", size=96) for row in rows}
+    every = np.concatenate([result.anomaly_map.ravel() for result in results.values()])
+    assert settings["scale"] == pytest.approx(np.quantile(every, [0.01, 0.999]), rel=1e-4)
+    more = run(pictures, tmp_path, "--overlay-size", "96", "--option", "temperature=1")
+    assert json.loads((tmp_path / "settings.json").read_text())["scale"] == settings["scale"]
+    for row in more:
+        result = results.get(row["path"]) or model.predict(row["path"], "gear", size=96)
+        expected = np.asarray(result.overlay(tuple(settings["scale"]))).astype(int)
+        found = np.asarray(Image.open(tmp_path / row["overlay"])).astype(int)
+        assert np.abs(found - expected).mean() < 6  # JPEG
+    spread = [np.asarray(Image.open(tmp_path / row["overlay"])).std() for row in rows]
+    assert min(spread) > 20  # no flat tint
+
+
+def test_rows_name_their_heat_maps_readably(pictures: Path, tmp_path: Path) -> None:
+    other = copied(pictures / "lot 0", tmp_path / "other")
+    rows = run(pictures, tmp_path / "out", str(other), str(pictures / "lot 1" / "01.png"))
+    names = {row["path"]: row["overlay"] for row in rows}
+    assert names[str(pictures / "lot 0" / "00.png")] == "overlays/lot 0/00.png.jpg"
+    assert names[str(other / "00.png")] == "overlays/from other/00.png.jpg"
+    assert len(set(names.values())) == len(names)
+    again = run(other, tmp_path / "out")  # alone, it keeps its name
+    assert {row["path"]: row["overlay"] for row in again} == names
+
+
+def test_what_was_scored_before_an_interruption_stays(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = Predictor.batches
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        for number, batch in enumerate(batches(*arguments, **options)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(pictures, tmp_path, "--batch-size", "2")
+    assert [bool(row["overlay"]) for row in rows_of(tmp_path)] == [True] * 4
+    assert len(run(pictures, tmp_path, "--batch-size", "2")) == COUNT
+
+
+# ---- references
+
+
+def test_an_image_that_is_a_reference_is_not_scored(pictures: Path, tmp_path: Path) -> None:
+    references = copied(pictures / "lot 0", tmp_path / "references" / "gear" / "deep")
+    shutil.copy(references / "00.png", tmp_path / "other name.png")
+    more = ["--references", str(tmp_path / "references"), "--no-overlays"]
+    rows = run(pictures, tmp_path / "out", str(tmp_path / "other name.png"), *more)
+    refused = {Path(row["path"]).name for row in rows if row["error"]}
+    assert refused == {"other name.png", *(path.name for path in (pictures / "lot 0").iterdir())}
+    assert all("is one of the references of class 'gear'" in row["error"] for row in rows if row["error"])
+    (references / "03.png").unlink()
+    with pytest.raises(SettingsError, match=r"references: '\w{16}' then, '\w{16}' now"):
+        run(pictures, tmp_path / "out", str(tmp_path / "other name.png"), *more)

@@ -1,3 +1,7 @@
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,11 @@ from torchvision import transforms
 
 from zsad.images import (
     ImageError,
+    ReadOptions,
     image_size,
     list_images,
     load_mask,
+    load_picture,
     load_rgb,
     mask_levels,
     mask_to_tensor,
@@ -114,13 +120,6 @@ def test_tiff_that_pillow_refuses(tmp_path: Path) -> None:
         stored = values if planar == "contig" else np.moveaxis(values, -1, 0)
         tifffile.imwrite(tmp_path / "a.tiff", stored, photometric="rgb", planarconfig=planar)
         assert np.array_equal(pixels(tmp_path / "a.tiff"), np.rint(values.astype(np.float64) * 255).astype(np.uint8))
-
-
-def test_32_bit_integers(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 1000, 40000, 65535]], np.int32)).save(tmp_path / "a.tif")
-    assert pixels(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 4, 156, 255]
-    Image.fromarray(np.array([[0, 2**30, 2**31 - 1]], np.int32)).save(tmp_path / "b.tif")
-    assert pixels(tmp_path / "b.tif")[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize("extension", ["png", "tif", "webp"])
@@ -304,3 +303,141 @@ def test_list_images_streams(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     listing = list_images([tmp_path / "a.png", tmp_path / "gone"])
     assert next(listing) == tmp_path / "a.png"
+
+
+# ---- grey levels beyond 8 bits, and how much memory they take
+
+
+def tiff(path: Path, values: np.ndarray, **more: Any) -> Path:
+    import tifffile
+
+    tifffile.imwrite(path, values, **more)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint32", "int64", "uint64"])
+def test_signed_and_32_bit_levels_need_a_window_and_are_right_with_one(tmp_path: Path, kind: str) -> None:
+    values = np.array([[0, 20, 40, 100, 120]], kind)
+    path = tiff(tmp_path / "a.tif", values)
+    with pytest.raises(ImageError, match=r"a\.tif.*give a window \(--window LOW,HIGH\)"):
+        load_rgb(path)
+    found = np.asarray(load_rgb(path, ReadOptions(window=(0, 100))))[0, :, 0]
+    assert found.tolist() == [0, 51, 102, 255, 255]
+    assert (np.asarray(load_rgb(path, ReadOptions(bits=7)))[0, :, 0] == np.rint(values[0] * (255 / 127))).all()
+
+
+def test_unsigned_32_bit_levels_beyond_31_bits(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", np.array([[0, 2**31, 2**32 - 1]], np.uint32))
+    assert np.asarray(load_rgb(path, ReadOptions(bits=32)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_values_that_are_no_grey_levels_are_errors(tmp_path: Path) -> None:
+    tiff(tmp_path / "nan.tif", np.full((4, 4), np.nan, np.float32))
+    tiff(tmp_path / "nan64.tif", np.full((4, 4), np.nan))
+    tiff(tmp_path / "complex.tif", np.ones((4, 4), np.complex64))
+    for name, words in (("nan", "no finite value"), ("nan64", "no finite value"), ("complex", "complex numbers")):
+        with pytest.raises(ImageError, match=rf"{name}\.tif.*{words}"):
+            load_rgb(tmp_path / f"{name}.tif")
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("more", [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"byteorder": ">"}])
+def test_floats_of_every_width_are_read_alike(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
+    values = (np.arange(40 * 50).reshape(40, 50) / 1999).astype(kind)
+    path = tiff(tmp_path / "a.tif", values, **more)
+    assert np.array_equal(pixels(path)[..., 1], np.rint(values.astype(np.float64) * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_12_bits_in_16_are_warned_of_and_a_window_restores_them(tmp_path: Path, extension: str) -> None:
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(values).save(tmp_path / f"a.{extension}")
+    picture = load_picture(tmp_path / f"a.{extension}")
+    assert len(np.unique(np.asarray(picture.image))) <= 17
+    assert picture.fitting == (0, 4095)
+    assert picture.warning is not None
+    assert "0 to 4095 are less than an eighth of 0 to 65535: a window of 0,4095 would fit" in picture.warning
+    for options in (ReadOptions(window=(0, 4095)), ReadOptions(bits=12)):
+        picture = load_picture(tmp_path / f"a.{extension}", options)
+        assert picture.warning is None
+        assert picture.fitting is None
+        assert np.array_equal(np.asarray(picture.image)[..., 0], np.rint(values * (255 / 4095)).astype(np.uint8))
+
+
+def test_16_bit_colour_of_a_tiff_takes_the_window(tmp_path: Path) -> None:
+    values = RNG.integers(0, 4096, (8, 9, 3), dtype=np.uint16)
+    path = tiff(tmp_path / "a.tif", values, photometric="rgb")
+    found = np.asarray(load_rgb(path, ReadOptions(bits=12)))
+    assert np.array_equal(found, np.rint(values * (255 / 4095)).astype(np.uint8))
+
+
+def test_16_bit_colour_of_a_png_is_read_in_8_and_says_so(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # width, height, 16 bits, colour
+    data = zlib.compress(b"\0" + struct.pack(">6H", 0, 257, 65535, 4095, 40000, 1))
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    assert load_picture(tmp_path / "a.png").warning is None
+    picture = load_picture(tmp_path / "a.png", ReadOptions(bits=12))
+    assert picture.warning == "The window was not applied: colour of 16 bits is read in 8."
+    assert np.asarray(picture.image).ravel().tolist() == [0, 1, 255, 15, 156, 0]
+
+
+def test_pictures_that_use_their_range_carry_no_warning(tmp_path: Path) -> None:
+    cases: dict[str, np.ndarray] = {"a.png": RGB, "b.png": np.array([[0, 60000]], np.uint16)}
+    cases |= {"c.tif": np.array([[0.0, 0.9]], np.float32), "d.png": np.zeros((4, 4), np.uint16)}
+    for name, values in cases.items():
+        Image.fromarray(values).save(tmp_path / name)
+        assert load_picture(tmp_path / name).warning is None, name
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": (5, 5)}, "LOW < HIGH"),
+        ({"window": (0, float("nan"))}, "LOW < HIGH"),
+        ({"bits": 0}, r"bits must be in 1\.\.64"),
+        ({"bits": 8, "window": (0, 1)}, "not both"),
+        ({"max_pixels": 0}, "max_pixels must be at least 1"),
+    ],
+)
+def test_options_of_reading_that_make_no_sense(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ReadOptions(**options)
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(np.zeros((300, 200), np.uint16)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 20])  # would not decode
+    with pytest.raises(ImageError, match=r"it has 200 x 300 pixels, more than max_pixels=59999 "):
+        load_rgb(path, ReadOptions(max_pixels=59_999))
+
+
+PEAK = """
+import resource, sys
+from zsad.images import load_rgb, ReadOptions
+from zsad.images.reading import load_picture
+load_rgb(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+picture = load_rgb(sys.argv[2]).resize((96, 96))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", ["I;16", "F", "RGBA", "CMYK", "float64"])
+def test_25_megapixels_of_any_mode_take_a_quarter_of_what_100_may(tmp_path: Path, kind: str) -> None:
+    small, large = tmp_path / "small.png", tmp_path / f"large.{'png' if kind in ('I;16', 'RGBA') else 'tif'}"
+    Image.new("L", (8, 8)).save(small)
+    if kind == "float64":
+        tiff(large, np.full((5000, 5000), 0.5))
+    else:
+        Image.new(kind, (5000, 5000)).save(large)
+    done = subprocess.run([sys.executable, "-c", PEAK, str(small), str(large)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 0.9e9 / 4 + 60e6  # the latter for bands and libraries loaded late

@@ -63,7 +63,7 @@ class Explanations:
     def _save(self, result: Result) -> str:
         path = str(result.image_path)
         digest = hashlib.blake2b(os.fsencode(path), digest_size=6).hexdigest()
-        stem = Path(path).stem.encode("utf-8", "replace").decode("utf-8")[:80]
+        stem = Path(path).stem.encode("utf-8", "replace")[:80].decode("utf-8", "ignore")  # bytes: of 255 in all
         below = Path("explanations", digest[:2], f"{stem}-{digest}.jpg")
         result.save(self._folder / below)
         return below.as_posix()

@@ -1,14 +1,15 @@
 """``zsad score``: a score and a heat map for every image of a folder of any size."""
 
 import argparse
-import hashlib
 import heapq
-import os
+import math
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,19 +17,20 @@ from rich.table import Table
 
 from zsad import __version__
 from zsad.cli.drift import recalibrate, watch_of
-from zsad.cli.explain import OWN, Explanations, add_explain_option
-from zsad.cli.model_options import add_model_options, chosen_model
+from zsad.cli.explain import OWN, Explanations
+from zsad.cli.model_options import chosen_model
 from zsad.cli.panels import Comparison
+from zsad.cli.score_arguments import parser, read_scale
 from zsad.clip.loading import MINI
 from zsad.decision import Card
 from zsad.decision.drift import Watch
-from zsad.images.overlay import Scale
+from zsad.images import Found
 from zsad.inference import Predictor, Result, load_model
 from zsad.inference.after_run import write_fdr, write_relative
 from zsad.inference.files import FileList
 from zsad.inference.identity import model_identity, protocol_identity
 from zsad.inference.recalibrate import card_settings
-from zsad.inference.rows import Row
+from zsad.inference.run import Recorder
 from zsad.inference.writer import RowWriter
 from zsad.weights import notices
 
@@ -36,76 +38,25 @@ _WORST = 5  # rows shown at the end
 _NARROW = 0.1  # share of the scale below which heat maps look all the same
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
-        prog="zsad score",
-        description="Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it goes. "
-        "Started again with the same settings, it goes on where it stopped.",
-        epilog="Scores rank images of one kind of product; there is no universal threshold.",
-    )
-    made.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders, walked to every depth")
-    made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    add_model_options(made)
-    made.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="CARD",
-        help="of 'zsad calibrate': labels, p-values, regions, warnings",
-    )
-    made.add_argument(
-        "--panel", metavar="FILE", help="compare with these images, a panel.safetensors of another run (MuSc)"
-    )
-    add_explain_option(made)
-    made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
-    made.add_argument("--relative", action="store_true", help="write relative.csv: rank and robust z in this folder")
-    made.add_argument("--fdr", type=float, metavar="Q", help="with a card: write fdr.csv, where a share Q is false")
-    made.add_argument(
-        "--scale",
-        default="fixed",
-        metavar="LOW,HIGH",
-        help="values of the first and the last colour; 'fixed' (default) is the method's range, 'image' each map's own",
-    )
-    made.add_argument("--no-overlays", action="store_true", help="write no heat maps")
-    made.add_argument("--overlay-size", type=int, default=512, metavar="PIXELS", help="longer side (default: 512)")
-    made.add_argument("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
-    made.add_argument("--num-workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that read images")
-    made.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
-    made.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="leave out images whose path matches, e.g. '*/ground_truth/*' or '*_mask.png'; may be repeated",
-    )
-    made.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
-    made.add_argument("--hash", action="store_true", help="keep a digest of each file: its content says if it changed")
-    made.add_argument("--prune", action="store_true", help="drop rows of files that are gone or no longer asked for")
-    made.add_argument("--fresh", action="store_true", help="start over, whatever is in DIR from an earlier run")
-    return made
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return 0, also if some files could not be read: they have a row with their error."""
+    """Run the command; return 0, also if some files could not be scored: they have a row with their error; 1 if all."""
     args = parser().parse_intermixed_args(arguments)
     console = Console(stderr=True)
-    files = FileList(args.paths, args.exclude, avoid=args.out)
-    if not len(files):
-        raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
     scale = read_scale(args.scale)
     if args.overlay_size < 1:
         raise ValueError(f"--overlay-size must be at least 1 pixel, got {args.overlay_size}.")
+    if args.threshold is not None and not math.isfinite(args.threshold):
+        raise ValueError(f"--threshold must be a finite number, got {args.threshold}.")
+    files = FileList(args.paths, args.exclude, avoid=args.out)
+    _tell_passed(console, files)
+    if not len(files):
+        raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
     card = None if args.calibration is None else Card.load(args.calibration)
     if card is not None and args.threshold is not None:
         raise ValueError(f"--threshold {args.threshold:g} beside --calibration: the card decides. Take one of them.")
     if card is None and args.fdr is not None:
         raise ValueError(f"--fdr {args.fdr:g} needs p-values: add --calibration CARD.")
-    model = load_model(
-        **chosen_model(args, card),
-        device=args.device,
-        batch_size=args.batch_size,
-        explain=args.explain == OWN,
-    )
+    model = _load(args, card)
     comparison = Comparison(args, model, files, console)
     if card is not None:
         model.use_calibration(card)  # once a panel that was given is there
@@ -124,7 +75,6 @@ def main(arguments: Sequence[str]) -> int:
     if said := notices.seen_before(getattr(model.method, "trained_on", ()), args.paths):
         console.print(said, style="yellow", markup=False)
     settings = _settings(args, model) | comparison.settings()
-    summary = Summary()
     opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
     with opened as writer, _progress(console) as bar:
         _tell_changes(console, writer)
@@ -132,25 +82,23 @@ def main(arguments: Sequence[str]) -> int:
         if card is not None:
             watch.add(row.score for row in writer.rows() if row.score is not None)  # told before, or in time
         task = bar.add_task("scoring", total=len(files), completed=len(writer))
-        todo = (found for found in files if not writer.has(found.real))
-        for batch in model.batches(
-            todo,
-            args.class_name,
-            threshold=args.threshold,
-            size=args.overlay_size,
-            strict=args.strict,
-            num_workers=args.num_workers,
-            content=args.hash,
-        ):
-            batch = explanations.of(batch)
-            if not args.no_overlays:
-                _save_overlays(batch, args.out, scale)
-            writer.write(Row.of(result, path=writer.shown(str(result.image_path))) for result in batch)
-            if card is not None:
-                _watch(console, watch, args, batch)
-            summary.add(batch)
-            bar.advance(task, len(batch))
-        _report(console, writer, model, summary, scale if not args.no_overlays else "image")
+        handed: deque[Found] = deque()
+        with Recorder(writer, scale, not args.no_overlays, model.map_range) as recorder:
+            recorder.start(files.roots)
+            for batch in model.batches(
+                _noted((found for found in files if not writer.has(found.real)), handed),
+                args.class_name,
+                threshold=args.threshold,
+                size=args.overlay_size,
+                strict=args.strict,
+                num_workers=args.num_workers,
+                content=args.hash,
+            ):
+                recorder.add([handed.popleft() for _ in batch], explanations.of(batch))
+                if card is not None:
+                    _watch(console, watch, args, batch)
+                bar.advance(task, len(batch))
+        status = _report(console, writer, model, recorder)
         comparison.report()
         if args.relative:
             console.print(f"{write_relative(args.out, writer.rows())}: places within this folder, no labels.")
@@ -160,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"{alarms} alarms in {path}; with {entry.calibration.n} calibration images an alarm needs {needed} of "
                 f"the highest scores."
             )
-    return 0
+    return status
 
 
 def _watch(console: Console, watch: Watch, args: argparse.Namespace, batch: Sequence[Result]) -> None:
@@ -170,50 +118,26 @@ def _watch(console: Console, watch: Watch, args: argparse.Namespace, batch: Sequ
         console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
 
-class Summary:
-    """The range of the maps of this run."""
-
-    def __init__(self) -> None:
-        self.low, self.high = float("inf"), float("-inf")
-
-    def add(self, batch: Sequence[Result]) -> None:
-        """Take the results of a batch into account."""
-        for result in batch:
-            if result.error is None:
-                self.low = min(self.low, float(result.anomaly_map.min()))
-                self.high = max(self.high, float(result.anomaly_map.max()))
-
-
-def read_scale(text: str) -> Scale:
-    """Return what ``--scale`` means.
-
-    Raises:
-        ValueError: It is neither two numbers in ascending order nor one of the words.
-    """
-    if text == "fixed":
-        return None
-    if text == "image":
-        return "image"
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = 0.0
-    if not low < high:
-        raise ValueError(f"--scale must be 'fixed', 'image' or LOW,HIGH with LOW < HIGH, got '{text}'.")
-    return low, high
+def _load(args: argparse.Namespace, card: Card | None) -> Predictor:
+    if Image.MAX_IMAGE_PIXELS is not None:  # --max-pixels takes the place of Pillow's own limit
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, args.max_pixels)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    return load_model(
+        **chosen_model(args, card),
+        device=args.device,
+        batch_size=args.batch_size,
+        explain=args.explain == OWN,
+        window=args.window,
+        bits=args.bits,
+        max_pixels=args.max_pixels,
+    )
 
 
-def overlay_path(folder: Path, image_path: str) -> Path:
-    """Return where the heat map of an image goes: its name, with a digest of its path, in one of 256 folders."""
-    digest = hashlib.blake2b(os.fsencode(image_path), digest_size=6).hexdigest()
-    stem = Path(image_path).stem.encode("utf-8", "replace").decode("utf-8")[:80]
-    return folder / "overlays" / digest[:2] / f"{stem}-{digest}.jpg"
-
-
-def _save_overlays(batch: Sequence[Result], folder: Path, scale: Scale) -> None:
-    for result in batch:
-        if result.error is None:
-            result.save(overlay_path(folder, str(result.image_path)), scale)
+def _noted(files: Iterator[Found], handed: deque[Found]) -> Iterator[Found]:
+    """Yield files and remember them until their results come back, in the same order."""
+    for found in files:
+        handed.append(found)
+        yield found
 
 
 def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
@@ -228,6 +152,7 @@ def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
         "class_name": args.class_name,
         "threshold": args.threshold,
         "explain": args.explain,
+        "reading": {"limits": model.reading.limits, "max_pixels": model.reading.max_pixels},
         "overlays": None if args.no_overlays else {"scale": args.scale, "size": args.overlay_size},
     }
 
@@ -257,7 +182,22 @@ def _progress(console: Console) -> Progress:
     )  # fmt: skip
 
 
-def _report(console: Console, writer: RowWriter, model: Predictor, summary: Summary, scale: Scale) -> None:
+def _tell_passed(console: Console, files: FileList) -> None:
+    """Say in one line what lies there and is no image by its name, and which names stand for one image."""
+    if files.passed:
+        shown = [f"{number} {ending or 'without an ending'}" for ending, number in files.passed.most_common(8)]
+        more = ", ..." if len(files.passed) > 8 else ""
+        console.print(
+            f"Passed over {sum(files.passed.values())} file(s) that are no images by their names: "
+            f"{escape(', '.join(shown))}{more}.",
+            highlight=False,
+        )
+    if files.repeated:
+        console.print(f"{files.repeated} more name(s) of images that are listed already were passed over.")
+
+
+def _report(console: Console, writer: RowWriter, model: Predictor, recorder: Recorder) -> int:
+    """Say what came out; return the exit status."""
     scored = failed = 0
     worst: list[tuple[float, str]] = []
     for row in writer.rows():
@@ -265,16 +205,33 @@ def _report(console: Console, writer: RowWriter, model: Predictor, summary: Summ
         scored += row.error is None
         if row.score is not None:
             (heapq.heappush if len(worst) < _WORST else heapq.heappushpop)(worst, (row.score, row.path))
-    table = Table("score", "image", title=f"highest scores of {scored}", title_justify="left")
-    for score, path in sorted(worst, reverse=True):
-        table.add_row(f"{score:.5g}", escape(path))
-    console.print(table)
+    if worst:
+        table = Table("score", "image", title=f"highest scores of {scored}", title_justify="left")
+        for score, path in sorted(worst, reverse=True):
+            table.add_row(f"{score:.5g}", escape(path))
+        console.print(table)
     if failed:
-        console.print(f"[red]{failed} file(s) could not be read[/red]: see the column 'error'.")
-    limits = model.map_range
-    if scale is None and limits and summary.high - summary.low < _NARROW * (limits[1] - limits[0]):
+        console.print(f"[red]{failed} file(s) could not be read or scored[/red]: see the column 'error'.")
+    if recorder.narrow:
+        low, high = min(low for low, _ in recorder.narrow), max(high for _, high in recorder.narrow)
         console.print(
-            f"All maps lie in {summary.low:.4f} to {summary.high:.4f}, a small part of the fixed scale "
-            f"{limits[0]:g} to {limits[1]:g}: --scale {summary.low:.4f},{summary.high:.4f} --fresh would show more."
+            f"{len(recorder.narrow)} picture(s) use less than an eighth of their range of grey levels and look nearly "
+            f"black: --window {low:g},{high:g} --fresh would fit them.",
+            highlight=False,
         )
-    Console().print(f"{scored + failed} rows in {writer.csv} and {writer.jsonl.name}", highlight=False, soft_wrap=True)
+    limits = model.map_range
+    narrow = limits and 0 <= recorder.high - recorder.low < _NARROW * (limits[1] - limits[0])
+    if recorder.overlays and recorder.scale is None and limits and narrow:
+        console.print(
+            f"All maps lie in {recorder.low:.4f} to {recorder.high:.4f}, a small part of the fixed scale {limits[0]:g} "
+            f"to {limits[1]:g}: --scale {recorder.low:.4f},{recorder.high:.4f} --fresh would show more."
+        )
+    elif recorder.overlays and isinstance(recorder.scale, tuple) and recorder.scored:
+        low, high = recorder.scale
+        console.print(f"Heat maps: first colour {low:.5g}, last colour {high:.5g}.", highlight=False)
+    new = recorder.scored + recorder.failed
+    what = f"{scored + failed} rows in {writer.csv} and {writer.jsonl.name}, {new or 'none'} of them new"
+    Console().print(what, highlight=False, soft_wrap=True)
+    if not scored:
+        console.print("[red]Nothing could be scored.[/red]")
+    return 0 if scored else 1

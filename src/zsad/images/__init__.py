@@ -1,18 +1,32 @@
 """Who opens a file: reading, finding, resizing and colouring pictures."""
 
+from zsad.images.levels import ReadOptions
 from zsad.images.listing import IMAGE_EXTENSIONS, Found, is_image, list_images, walk
-from zsad.images.reading import ImageError, Size, image_size, load_mask, load_rgb, mask_levels, to_rgb
+from zsad.images.reading import (
+    ImageError,
+    Picture,
+    Size,
+    image_size,
+    load_mask,
+    load_picture,
+    load_rgb,
+    mask_levels,
+    to_rgb,
+)
 from zsad.images.tensors import mask_to_tensor, normalise, resized, to_pixels, to_tensor
 
 __all__ = [
     "IMAGE_EXTENSIONS",
     "Found",
     "ImageError",
+    "Picture",
+    "ReadOptions",
     "Size",
     "image_size",
     "is_image",
     "list_images",
     "load_mask",
+    "load_picture",
     "load_rgb",
     "mask_levels",
     "mask_to_tensor",

@@ -57,21 +57,21 @@ def list_images(paths: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def walk(
-    paths: Iterable[str | Path], passed: Counter[str] | None = None, avoid: str | Path | None = None
+    paths: Iterable[str | Path], passed: Counter[str] | None = None, avoid: Iterable[str | Path] = ()
 ) -> Iterator[Found]:
     """Yield what :func:`list_images` does, with the identity of each file; a folder that fails is an item of its own.
 
     Args:
         paths: Files and folders.
         passed: Counts the files that are no images, by extension in lower case; hidden ones are not counted.
-        avoid: A folder that is not entered.
+        avoid: Folders that are not entered.
 
     Raises:
         FileNotFoundError: A given path does not exist.
     """
     seen: set[tuple[int, int]] = set()
-    if avoid is not None and os.path.isdir(avoid):
-        stat = os.stat(avoid)
+    for folder in filter(os.path.isdir, avoid):
+        stat = os.stat(folder)
         seen.add((stat.st_dev, stat.st_ino))
     for given in paths:
         path = os.fspath(given)

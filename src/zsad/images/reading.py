@@ -1,12 +1,20 @@
 """Any image file becomes an upright RGB picture or a mask here, and nowhere else."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from zsad.images.levels import DEFAULT, Extent, ReadOptions, Window, to_8_bit
+from zsad.images.tiff import TooLargeError, read_tiff
+
+_BAND = 2**22  # pixels at a time
+_NO_LIMIT = 2**62
 
 Size = tuple[int, int]
 
@@ -18,49 +26,126 @@ class ImageError(ValueError):
     """A file cannot be read as an image; the message names the file and the reason."""
 
 
-def load_rgb(path: str | Path) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file as an upright RGB picture, with what is doubtful about it.
+
+    Args:
+        image: 8-bit RGB.
+        warning: A sentence, or None.
+        fitting: The window that would fit, if the grey levels use less than an eighth of their container's range.
+    """
+
+    image: Image.Image
+    warning: str | None = None
+    fitting: Window | None = None
+
+
+def load_rgb(path: str | Path, options: ReadOptions = DEFAULT) -> Image.Image:
     """Return the picture in a file as 8-bit RGB, upright.
 
     Camera rotation (EXIF) is applied, palettes are looked up, an alpha channel is dropped (not blended), one-channel
     pictures are repeated. More than 8 bits are scaled, never clipped: 16-bit levels by 65535 or by the depth that the
     file states; floats in [0, 1] by 1, up to 255 by 255, up to 65535 by 65535, and any other range from its own
-    smallest to its greatest value. Of several frames or pages the first is taken.
+    smallest to its greatest value; or by the window of ``options``. Of several frames or pages the first is taken.
 
     Raises:
         ImageError: The file is missing, empty, truncated, of no size, too large to be meant seriously
-            (:data:`PIL.Image.MAX_IMAGE_PIXELS`), or not an image.
+            (``options.max_pixels``), or not an image; its values are all NaN or complex; or they are signed or have
+            32 bits and more, and no window says which are black and white.
     """
-    return to_rgb(_open(path), path)
+    return load_picture(path, options).image
 
 
-def to_rgb(image: Image.Image, path: str | Path = "<image>") -> Image.Image:
+def load_picture(path: str | Path, options: ReadOptions = DEFAULT) -> Picture:
+    """Return what :func:`load_rgb` does, with a warning where the grey levels use a small part of their range.
+
+    Raises:
+        ImageError: As for :func:`load_rgb`.
+    """
+    image = _open(path, options=options)
+    if isinstance(image, Picture):
+        return image
+    return _to_picture(image, path, options, owned=True)
+
+
+def to_rgb(image: Image.Image, path: str | Path = "<image>", options: ReadOptions = DEFAULT) -> Image.Image:
     """Return a picture of any mode as upright 8-bit RGB; the rules are those of :func:`load_rgb`.
 
     Args:
         image: The picture; it is not changed.
         path: What to call it in an error message.
+        options: How grey levels are read.
 
     Raises:
         ImageError: The pixels cannot be decoded or the mode cannot be converted.
     """
+    return _to_picture(image, path, options).image
+
+
+def _to_picture(image: Image.Image, path: str | Path, options: ReadOptions, owned: bool = False) -> Picture:
     try:
-        scale = _full_scale(image)  # before turning, which loses the tags
-        image = _upright(image)
+        orientation = _orientation(image)
+        warning, fitting, window = None, None, (0.0, 255.0)
         if image.mode.startswith("I") or image.mode == "F":
-            return Image.fromarray(_to_8_bit(np.asarray(image), scale)).convert("RGB")
-        if image.mode == "RGB":
-            return image
-        if "transparency" in image.info:  # else Pillow warns about a key that we ignore anyway
-            image = image.copy()
-            del image.info["transparency"]
-        if image.mode in {"La", "RGBa"}:  # colour is stored multiplied by alpha
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-        if image.mode == "LAB":  # Pillow converts it through colour profiles only
-            profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-            return cast(Image.Image, ImageCms.profileToProfile(image, *profiles, outputMode="RGB"))
-        return image.convert("RGB")
+            window, full, extent = _window(image, options)
+            fitting = extent.fitting(full) if options.limits is None and extent is not None else None
+            warning = None if fitting is None or extent is None else _small_part(extent, full, fitting)
+        elif options.limits is not None and image.info.get("zsad_deep_colour"):
+            warning = "The window was not applied: colour of 16 bits is read in 8."
+        if image.mode == "RGB" and orientation == 1:
+            return Picture(image, warning)
+        rgb = _in_bands(image, window) if image.mode != "RGB" else image
+        if owned and rgb is not image:
+            image.close()  # 400 MB of a hundred megapixels, before the next copy
+        return Picture(rgb.transpose(_TURNS[orientation]) if orientation != 1 else rgb, warning, fitting)
     except Exception as error:  # Pillow's decoders raise almost any type on damaged data
         raise ImageError(f"Cannot decode image '{path}': {_reason(error)}") from error
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _small_part(extent: Extent, full: Window, fitting: Window) -> str:
+    return (
+        f"Its grey levels {extent.low:g} to {extent.high:g} are less than an eighth of {full[0]:g} to {full[1]:g}: "
+        f"a window of {fitting[0]:g},{fitting[1]:g} would fit."
+    )
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (top, rows of a picture), few pixels at a time."""
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _in_bands(image: Image.Image, window: Window) -> Image.Image:
+    """Return a picture of any mode as RGB; it takes the memory of the result and of one band."""
+    rgb = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        rgb.paste(_band_to_rgb(band, window), (0, top))
+    return rgb
+
+
+def _band_to_rgb(band: Image.Image, window: Window) -> Image.Image:
+    if band.mode.startswith("I") or band.mode == "F":
+        return Image.fromarray(to_8_bit(np.asarray(band), window)).convert("RGB")
+    band.info.pop("transparency", None)  # else Pillow warns about a key that we ignore anyway
+    if band.mode in {"La", "RGBa"}:  # colour is stored multiplied by alpha
+        band = band.convert("LA" if band.mode == "La" else "RGBA")
+    if band.mode == "LAB":  # Pillow converts it through colour profiles only
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return cast(Image.Image, ImageCms.profileToProfile(band, *profiles, outputMode="RGB"))
+    return band.convert("RGB")
 
 
 def load_mask(path: str | Path, threshold: int = 0) -> NDArray[np.bool_]:
@@ -107,7 +192,8 @@ def mask_levels(path: str | Path) -> NDArray[Any]:
             return np.asarray(image).astype(np.uint8)
         if image.mode.startswith("I") or image.mode == "F":
             values = np.abs(np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0))
-            return values * (255.0 / (scale if scale is not None else _range(values)[1] or 1.0))
+            white = scale if scale is not None else Extent(float(values.min()), float(values.max())).natural()[1]
+            return values * (255.0 / (white or 1.0))
         if image.mode in {"LA", "La", "RGBA", "RGBa"}:
             return np.asarray(image)[..., :-1].max(axis=-1)  # pixels count by their colour, however transparent
         levels = np.asarray(image if image.mode in {"L", "RGB"} else image.convert("RGB"))
@@ -130,47 +216,61 @@ def image_size(path: str | Path) -> Size:
     return (width, height) if turned else (height, width)
 
 
-def _open(path: str | Path, decode: bool = True) -> Image.Image:
+@overload
+def _open(path: str | Path, decode: bool = True, *, options: ReadOptions) -> "Image.Image | Picture": ...
+@overload
+def _open(path: str | Path, decode: bool = True) -> Image.Image: ...
+def _open(path: str | Path, decode: bool = True, *, options: ReadOptions | None = None) -> "Image.Image | Picture":
+    """Open a file; with options, a TIFF that Pillow refuses or bends comes as a picture already."""
+    is_tiff = os.path.splitext(path)[1].lower() in {".tif", ".tiff"}
     try:
         if os.path.getsize(path) == 0:
             raise ImageError(f"Cannot read image '{path}': the file is empty.")
         image: Image.Image
         try:
             image = Image.open(path)
+            if options is not None and image.width * image.height > options.max_pixels:
+                raise TooLargeError(f"{image.width} x {image.height} pixels")
+            if options is not None and is_tiff and _is_bent(image, options):
+                return _tiff_picture(path, options)
+            tiles = getattr(image, "tile", [])
+            deep_colour = image.mode == "RGB" and bool(tiles) and ";16" in str(tiles[0][3])
             if decode:
                 image.load()
-        except Image.DecompressionBombError:
+            if deep_colour:
+                image.info["zsad_deep_colour"] = True
+        except (Image.DecompressionBombError, TooLargeError):
             raise
         except Exception:
-            if os.path.splitext(path)[1].lower() not in {".tif", ".tiff"}:
+            if not is_tiff:
                 raise
-            image = _open_tiff(path)
+            if options is not None:
+                return _tiff_picture(path, options)
+            image = read_tiff(path, ReadOptions(max_pixels=_NO_LIMIT), any_kind=True)[0]  # a mask needs no window
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"Cannot read image '{path}': {_reason(error)}") from error
+        reason = _reason(error)
+        if isinstance(error, TooLargeError):
+            limit = _NO_LIMIT if options is None else options.max_pixels
+            reason = f"it has {error}, more than max_pixels={limit} (--max-pixels) allows."
+        raise ImageError(f"Cannot read image '{path}': {reason}") from error
     if 0 in image.size:
         raise ImageError(f"Cannot read image '{path}': its size is {image.size[0]} x {image.size[1]} pixels.")
     return image
 
 
-def _open_tiff(path: str | Path) -> Image.Image:
-    """Read a TIFF that Pillow refuses, such as several float channels, with scikit-image's reader."""
-    import tifffile
+def _is_bent(image: Image.Image, options: ReadOptions) -> bool:
+    """Whether Pillow would lose grey levels: signed ones, 32 bits, or 16 bits per colour that a window is for."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits, kind = tags.get(_TIFF_BITS, (1,))[0], tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0]
+    return kind == 2 or (kind == 1 and bits >= 32) or (options.limits is not None and bits == 16)
 
-    with tifffile.TiffFile(path) as file:
-        page: Any = file.pages[0]
-        if page.imagelength * page.imagewidth > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise Image.DecompressionBombError(f"{page.imagelength} x {page.imagewidth} pixels")
-        values = page.asarray()
-        if values.ndim == 3 and page.planarconfig == 2:  # one plane per channel
-            values = np.moveaxis(values, 0, -1)
-        bits = page.bitspersample if page.sampleformat == 1 else None
-    if values.ndim == 3 and values.shape[-1] in {1, 2}:
-        values = values[..., 0]
-    if values.dtype != np.uint8:
-        values = _to_8_bit(values, 2.0**bits - 1 if bits else None)
-    return Image.fromarray(values[..., :3] if values.ndim == 3 else values)
+
+def _tiff_picture(path: str | Path, options: ReadOptions) -> Picture:
+    image, window, extent = read_tiff(path, options)
+    fitting = None if options.limits is not None else extent.fitting(window)
+    return Picture(image.convert("RGB"), None if fitting is None else _small_part(extent, window, fitting), fitting)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -185,6 +285,24 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
+def _window(image: Image.Image, options: ReadOptions) -> tuple[Window, Window, Extent | None]:
+    """Return the levels that become black and white, those of the container, and those that are there if they matter.
+
+    Raises:
+        ValueError: No value is finite, or nobody can know what is black and white.
+    """
+    if image.mode == "F":
+        extent = Extent.of(np.asarray(band) for _, band in _bands(image))
+        return options.limits or extent.natural(), extent.natural(), extent
+    if image.mode == "I" and options.limits is None and image.format not in {"PNG", "PPM", "JPEG2000"}:
+        bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, (32,))[0]
+        if bits > 16:
+            raise ValueError("its grey levels have 32 bits: give a window (--window LOW,HIGH)")
+    scale = cast(float, _full_scale(image))
+    extent = Extent.of(np.asarray(band) for _, band in _bands(image))
+    return options.limits or (0.0, scale), (0.0, scale), extent
+
+
 def _full_scale(image: Image.Image) -> float | None:
     """Return the value that means white in a picture of integers beyond 8 bits; None for all others."""
     if not image.mode.startswith("I"):
@@ -192,27 +310,12 @@ def _full_scale(image: Image.Image) -> float | None:
     tags: Any = getattr(image, "tag_v2", {})
     bits = tags.get(_TIFF_BITS, (16 if image.mode.startswith("I;16") else 32,))[0]
     stated = tags.get(_TIFF_MAX_VALUE)
-    highest = float(np.asarray(image).max())
+    highest = max(float(np.asarray(band).max()) for _, band in _bands(image))
     if stated is not None and highest <= (level := float(stated[0] if isinstance(stated, tuple) else stated)):
         return level
     if bits <= 16 or image.format in {"PNG", "PPM", "JPEG2000"}:  # these are read as 32-bit numbers up to 65535
         return 65535.0 if highest > 2**bits - 1 or bits > 16 else 2.0**bits - 1
     return next((level for level in (255.0, 65535.0) if highest <= level), 2.0**31 - 1)
-
-
-def _range(values: NDArray[Any]) -> tuple[float, float]:
-    """Return what means black and white in pictures whose file states no scale."""
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 65535:
-        return low, high
-    return 0.0, next(level for level in (1.0, 255.0, 65535.0) if high <= level)
-
-
-def _to_8_bit(values: NDArray[Any], scale: float | None) -> NDArray[np.uint8]:
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = (0.0, scale) if scale is not None else _range(values)
-    levels = np.rint((values - low) * (255.0 / ((high - low) or 1.0)))
-    return levels.clip(0, 255).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,17 @@ from zsad.inference.devices import find_device
 from zsad.inference.loading import PUBLISHED, UNTRAINED, load_model
 from zsad.inference.predictor import Predictor, Size
 from zsad.inference.result import Result
+from zsad.inference.scoring import ScoreError
 from zsad.weights.checkpoints import read_checkpoint
 
-__all__ = ["PUBLISHED", "UNTRAINED", "Predictor", "Result", "Size", "find_device", "load_model", "read_checkpoint"]
+__all__ = [
+    "PUBLISHED",
+    "UNTRAINED",
+    "Predictor",
+    "Result",
+    "ScoreError",
+    "Size",
+    "find_device",
+    "load_model",
+    "read_checkpoint",
+]

@@ -109,7 +109,11 @@ class FileList:
         self._spool = tempfile.TemporaryFile(prefix="zsad-")  # noqa: SIM115
         found_digests = array("Q")
         roots: dict[str, None] = {}
-        for found in walk(outermost(expanded(paths)), self.passed, avoid):
+        given = outermost(expanded(paths))
+        results: list[str | Path] = [] if avoid is None else [avoid]
+        if avoid is not None and os.path.realpath(avoid) in map(os.path.realpath, given):
+            results = [os.path.join(avoid, name) for name in ("overlays", "maps")]  # results beside the images
+        for found in walk(given, self.passed, results):
             if any(fnmatch(found.path, pattern) for pattern in exclude):
                 continue
             roots[found.root] = None

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from zsad.images import list_images, to_rgb
+from zsad.images import Found, ImageError, ReadOptions, list_images, to_rgb
+from zsad.images.levels import DEFAULT, to_8_bit
+
+_BAND = 2**22  # values at a time
 
 _In = TypeVar("_In")
 
@@ -26,7 +30,7 @@ def is_one(x: Any) -> bool:
         return not Path(x).is_dir()
     if isinstance(x, (np.ndarray, Tensor)):
         return x.ndim < 4
-    return isinstance(x, Image.Image)
+    return isinstance(x, (Image.Image, bytes))
 
 
 def flat(items: Iterable[Any]) -> Iterator[Any]:
@@ -36,11 +40,38 @@ def flat(items: Iterable[Any]) -> Iterator[Any]:
             yield item
         elif isinstance(item, (str, os.PathLike)):
             yield from list_images([Path(item)])
+        elif isinstance(item, Found):
+            yield item
         elif isinstance(item, (np.ndarray, Tensor)):
             yield from item
         else:
             kind = type(item).__name__
             raise TypeError(f"Cannot predict on {kind} in a list: give paths, PIL images, arrays or tensors.")
+
+
+def with_classes(items: Iterable[_In], class_name: str | Iterable[str]) -> Iterator[tuple[_In, str]]:
+    """Yield each item with its class.
+
+    Args:
+        items: Images.
+        class_name: One for all, or one for each.
+
+    Raises:
+        ValueError: There are fewer or more classes than images.
+    """
+    if isinstance(class_name, str):
+        yield from ((item, class_name) for item in items)
+        return
+    names = iter(class_name)
+    count = 0
+    for item in items:
+        name = next(names, None)
+        if name is None:
+            raise ValueError(f"class_name names {count} classes, but there are more images.")
+        count += 1
+        yield item, name
+    if next(names, None) is not None:
+        raise ValueError(f"class_name names more classes than there are images: {count}.")
 
 
 def ahead_of(function: Callable[[_In], _Out], items: Iterable[_In], workers: int, ahead: int) -> Iterator[_Out]:
@@ -59,22 +90,33 @@ def ahead_of(function: Callable[[_In], _Out], items: Iterable[_In], workers: int
 
 
 def smaller(picture: Image.Image, side: int) -> Image.Image:
-    """Return a copy whose longer side has at most so many pixels."""
-    copy = picture.copy()
-    copy.thumbnail((side, side))
-    return copy
+    """Return a picture whose longer side has at most so many pixels, without a copy at full size."""
+    share = side / max(picture.size)
+    if share >= 1:
+        return picture
+    width, height = (max(1, round(length * share)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def to_picture(x: Any) -> Image.Image:
-    """Return a PIL image, an array or a tensor as an RGB picture."""
+def to_picture(x: Any, reading: ReadOptions = DEFAULT) -> Image.Image:
+    """Return a PIL image, an array, a tensor or the bytes of an image file as an RGB picture."""
+    if isinstance(x, bytes):
+        try:
+            x = Image.open(BytesIO(x))
+        except Exception as error:
+            raise ImageError(
+                f"{len(x)} bytes are not the content of an image file; a path is given as text or pathlib.Path."
+            ) from error
+        if x.width * x.height > reading.max_pixels:
+            raise ImageError(f"The image has {x.width} x {x.height} pixels, more than max_pixels={reading.max_pixels}.")
     if isinstance(x, Image.Image):
-        return to_rgb(x)
+        return to_rgb(x, options=reading)
     if isinstance(x, Tensor):
         values = x.detach().cpu()
         if values.ndim == 3 and values.shape[0] not in (1, 3):
             raise ValueError(f"A tensor must be (height, width) or (1 or 3, height, width), got {tuple(values.shape)}.")
         x = (values.permute(1, 2, 0) if values.ndim == 3 else values).numpy()
-    levels = _levels(np.asarray(x))
+    levels = _levels(np.asarray(x), reading)
     if levels.ndim == 3 and levels.shape[-1] == 1:
         levels = levels[..., 0]
     if levels.ndim == 2:
@@ -85,7 +127,7 @@ def to_picture(x: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(levels[..., :3]))
 
 
-def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
+def _levels(values: NDArray[Any], reading: ReadOptions) -> NDArray[np.uint8]:
     """Return pixel values as levels in 0..255."""
     if values.size == 0 or values.dtype.kind not in "biuf":
         raise ValueError(f"An image needs numbers, got an array of shape {values.shape} and type {values.dtype}.")
@@ -93,9 +135,11 @@ def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
+    if (window := reading.limits) is not None or values.dtype == np.uint16:
+        rows = max(1, _BAND // max(1, values[0].size))
+        bands = [to_8_bit(values[top : top + rows], window or (0, 65535)) for top in range(0, len(values), rows)]
+        return np.concatenate(bands)
     low, high = float(values.min()), float(values.max())
-    if values.dtype == np.uint16:
-        return np.rint(values / 257.0).astype(np.uint8)
     if not (low >= 0 and high <= 255):  # NaN fails as well
         raise ValueError(
             f"Pixel values must lie in [0, 1] or [0, 255], got {low:.4g} to {high:.4g}. Normalised tensors go straight "

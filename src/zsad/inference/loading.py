@@ -11,6 +11,7 @@ from zsad.clip import Clip
 from zsad.clip.backbone import Precision
 from zsad.clip.loading import MINI
 from zsad.decision import Card
+from zsad.images import ReadOptions
 from zsad.inference import adapters
 from zsad.inference.predictor import Predictor
 from zsad.methods import Method, get_method
@@ -39,6 +40,9 @@ def load_model(
     offline: bool | None = None,
     accept_noncommercial: bool = False,
     precision: Precision = "32",
+    window: tuple[float, float] | None = None,
+    bits: int | None = None,
+    max_pixels: int = 100_000_000,
     **options: Any,
 ) -> Predictor:
     """Return a method that is ready to score images.
@@ -61,6 +65,9 @@ def load_model(
         offline: True fetches no adapters; None leaves it to ``HF_HUB_OFFLINE`` and ``ZSAD_OFFLINE``.
         accept_noncommercial: Leave out the sentence about adapters whose data forbid commercial use.
         precision: Of the backbone's blocks, see :class:`Predictor`; a loaded backbone that is given is copied for it.
+        window: Grey levels that become black and white in pictures of more than 8 bits and of floats.
+        bits: Another way to say it: 12 stands for the window from 0 to 4095.
+        max_pixels: A file with more pixels is refused before it is decoded.
         **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
             was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
             models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
@@ -80,6 +87,7 @@ def load_model(
     """
     name, checkpoint = adapters.split_name(name, checkpoint)
     kind = get_method(name, by_hand=True)
+    reading = ReadOptions(window, bits, max_pixels)
     panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
     if backbone == PUBLISHED:
         backbone = kind.published_backbone
@@ -115,7 +123,7 @@ def load_model(
             SyntheticModelWarning,
             stacklevel=2,
         )
-    return Predictor(method, device, batch_size, explain, panel, calibration, precision)
+    return Predictor(method, device, batch_size, explain, panel, calibration, precision, reading)
 
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:

@@ -1,58 +1,39 @@
 """Scores and heat maps in three lines of Python, without a Trainer."""
 
+import glob
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from zsad.clip.backbone import Precision
 from zsad.decision import Card
-from zsad.decision.entry import ClassEntry
 from zsad.functional.maps import upsample
-from zsad.images import Found, ImageError, load_rgb, to_tensor, walk
-from zsad.images import Size as PixelSize
+from zsad.images import IMAGE_EXTENSIONS, ReadOptions, walk
 from zsad.images.overlay import Limits
 from zsad.inference.devices import find_device
 from zsad.inference.explain import Explained
-from zsad.inference.files import FileFacts
-from zsad.inference.identity import check_card, pixel_digest
-from zsad.inference.inputs import ahead_of, flat, is_one, smaller, to_picture
-from zsad.inference.panels import Named, draw_panel, named
+from zsad.inference.files import expanded
+from zsad.inference.identity import check_card
+from zsad.inference.inputs import ahead_of, flat, is_one, with_classes
+from zsad.inference.opening import Opened, Opener, Size, as_tensor
+from zsad.inference.panels import draw_panel, named
 from zsad.inference.result import Result
+from zsad.inference.scoring import Outcome, score_all
 from zsad.methods import METHODS, Method
+from zsad.methods.few_shot import MissingReferencesError
 from zsad.methods.musc import Panel, PanelError, Transductive
 
-Size = Literal["native", "model"] | int
-"""At which size results come: the image's own, the model's input, or the longer side at most so many pixels."""
-
+__all__ = ["Predictor", "Size", "find_device"]
 
 _CALIBRATED = "This image is one of the calibration images: its p-value says nothing new."
-
-_IN_MEMORY = "<image>"  # methods may seed their random numbers by path: the same for every picture without one
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A picture as it waits for its batch."""
-
-    path: str | None
-    seed: str
-    """What the method knows a picture by: the path below the folder, the path as given, or a name."""
-    picture: Image.Image
-    tensor: Tensor | None
-    error: ImageError | None = None
-    size: PixelSize | None = None
-    file: FileFacts | None = None
-    pixels: str | None = None
-    """Digest of the picture, where a card has those of its calibration images."""
 
 
 class Predictor:
@@ -67,6 +48,7 @@ class Predictor:
         calibration: A card, or its file: results then have a p-value, a label and, if it was asked for, regions.
         precision: ``"bf16"`` or ``"fp16"`` (CUDA) rounds the weights of the backbone's blocks, in place; everything
             behind the blocks, maps and scores included, stays float32. Scores differ a little from those of ``"32"``.
+        reading: How grey levels beyond 8 bits are read, and how many pixels are too many.
 
     Raises:
         CardError: The card is of another model.
@@ -84,6 +66,7 @@ class Predictor:
         panel: str | Path | None = None,
         calibration: Card | str | Path | None = None,
         precision: Precision = "32",
+        reading: ReadOptions | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -91,6 +74,7 @@ class Predictor:
             able = [name for name, kind in METHODS.items() if hasattr(kind, "explain")]
             raise ValueError(f"{type(method).__name__} does not explain its scores; of the methods, {able} do.")
         self.explains = explain
+        self.reading = ReadOptions() if reading is None else reading
         self.device = find_device(device)
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("precision='fp16' needs an accelerator; on a CPU take 'bf16', or '32'.")
@@ -134,6 +118,36 @@ class Predictor:
         panel = draw_panel(self._transductive(), inputs, class_name, root, replace=True)
         assert panel is not None
         return panel
+
+    def fit_references(self, class_name: str, images: Any) -> int:
+        """Give the method normal images of a class to compare with, in addition to those that it has.
+
+        Args:
+            class_name: The class, spelled as in later calls of :meth:`predict`.
+            images: A folder (every image below it), a pattern, a path, a picture, or many of them as for
+                :meth:`predict`.
+
+        Returns:
+            The number of images.
+
+        Raises:
+            FileNotFoundError: There is no such file or folder.
+            ImageError: A file is not a readable image; the class has then no more references than before.
+            MissingReferencesError: There is no image.
+        """
+        if isinstance(images, str) and glob.has_magic(images) and not os.path.lexists(images):
+            images = expanded([images])
+        many = [images] if is_one(images) else [images] if isinstance(images, (str, os.PathLike)) else images
+        inputs = list(flat(many))
+        if not inputs:
+            looked = f"'{images}'" if isinstance(images, (str, os.PathLike)) else "what was given"
+            raise MissingReferencesError(
+                f"No reference image of class '{class_name}' in {looked}: looked there and in all folders below for "
+                f"names that end in {', '.join(sorted(IMAGE_EXTENSIONS))}."
+            )
+        opened = (as_tensor(one, self.method.protocol, self.reading) for one in inputs)
+        self.method.fit_references(class_name, opened)
+        return len(inputs)
 
     def _prepare(self, inputs: list[Any], class_name: str, root: str) -> list[Any]:
         """Draw the panel of a transductive method from what is to be scored, if none was given."""
@@ -186,7 +200,7 @@ class Predictor:
     def predict(
         self,
         x: Any,
-        class_name: str = "object",
+        class_name: str | Iterable[str] = "object",
         *,
         threshold: float | None = None,
         size: Size = "native",
@@ -198,11 +212,13 @@ class Predictor:
         given; they are all looked at before the first result. One image is compared with the last panel of its class.
 
         Args:
-            x: One image: a path, a PIL image, an array (height, width[, 1, 3 or 4 channels]) or a tensor
-                ([1 or 3, ]height, width). Many: a folder (every image below it), an iterable of such, an array
-                (images, height, width, channels), a tensor (images, channels, height, width). Arrays and tensors hold
-                pictures, not normalised values: bool, uint8, uint16 up to 65535, floats in [0, 1] or up to 255.
-            class_name: What the images show, in plain words; it goes into the prompts.
+            x: One image: a path, a PIL image, an array (height, width[, 1, 3 or 4 channels]), a tensor
+                ([1 or 3, ]height, width) or the bytes of an image file. Many: a folder (every image below it), a
+                pattern such as ``"photos/*.png"``, an iterable of such, an array (images, height, width, channels), a
+                tensor (images, channels, height, width). Arrays and tensors hold pictures, not normalised values:
+                bool, uint8, uint16 up to 65535, floats in [0, 1] or up to 255.
+            class_name: What the images show, in plain words; it goes into the prompts. For many images also a class
+                for each, in their order.
             threshold: Score from which an image is labelled anomalous. There is no universal one.
             size: Size of the maps and pictures that come back.
             strict: Raise at the first unreadable file among many, instead of returning a result with ``error`` set. A
@@ -215,15 +231,20 @@ class Predictor:
         Raises:
             FileNotFoundError: There is no such file or folder.
             ImageError: A file is not a readable image.
+            ScoreError: The method has no finite score for a single image, or the image is one of the references.
             TypeError: ``x`` is nothing that holds an image.
             ValueError: An array has a shape or values that no image has.
         """
+        if isinstance(x, str) and glob.has_magic(x) and not os.path.lexists(x):
+            return self.predict(iter(expanded([x])), class_name, threshold=threshold, size=size, strict=strict)
         if is_one(x):
             if isinstance(x, (str, os.PathLike)) and not Path(x).exists():
                 raise FileNotFoundError(f"No such file or folder: '{x}'.")
             (result,) = self._results([x], class_name, threshold, size, True)
             return result
         if self.method.transductive and isinstance(x, (str, os.PathLike, Iterable)):
+            if not isinstance(class_name, str):
+                raise ValueError(f"{type(self.method).__name__} compares images of one class: give one class_name.")
             root, inputs = _many(x)
             results = self._results(self._prepare(inputs, class_name, root), class_name, threshold, size, strict)
             return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results
@@ -270,10 +291,12 @@ class Predictor:
         Raises:
             ValueError: As for :meth:`explain`.
         """
-        return Predictor(cast(Method, Explained(self.method, first_block)), self.device, self.batch_size)
+        return Predictor(
+            cast(Method, Explained(self.method, first_block)), self.device, self.batch_size, reading=self.reading
+        )
 
     def _results(
-        self, inputs: Iterable[Any], class_name: str, threshold: float | None, size: Size, strict: bool
+        self, inputs: Iterable[Any], class_name: str | Iterable[str], threshold: float | None, size: Size, strict: bool
     ) -> Iterator[Result]:
         batches = self.batches(inputs, class_name, threshold=threshold, size=size, strict=strict)
         return itertools.chain.from_iterable(batches)
@@ -281,7 +304,7 @@ class Predictor:
     def batches(
         self,
         inputs: Iterable[Any],
-        class_name: str = "object",
+        class_name: str | Iterable[str] = "object",
         *,
         threshold: float | None = None,
         size: Size = "native",
@@ -302,98 +325,56 @@ class Predictor:
         """
         if threshold is not None and self.calibration is not None:
             raise ValueError(f"threshold={threshold:g} beside a calibration card: the card decides. Take one of them.")
-        entry = None if self.calibration is None else self.calibration.entry(class_name)
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number, got {threshold}.")
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
-        self._given_panel(class_name)
+        if isinstance(class_name, str):
+            self._given_panel(class_name)
+            if self.calibration is not None:
+                self.calibration.entry(class_name)  # refuses a class that the card does not have, before any image
         ahead = num_workers + self.batch_size
-        opened = ahead_of(lambda one: self._open(one, size, strict, content), inputs, num_workers, ahead)
+        opener = Opener(self.method.protocol, self.reading, size, strict, content, pixels=self.calibration is not None)
+        opened = ahead_of(opener, with_classes(inputs, class_name), num_workers, ahead)
         while batch := list(itertools.islice(opened, self.batch_size)):
-            yield self._score(batch, class_name, threshold, size, entry)
+            yield self._score(batch, threshold, strict, size)
 
-    def _open(self, x: Any, size: Size, strict: bool, content: bool) -> _Opened:
-        path = x.path if isinstance(x, Found) else os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
-        name, x = (x.name, x.picture) if isinstance(x, Named) else (_IN_MEMORY, x)
-        seed = x.below if isinstance(x, Found) else name if path is None else path
-        facts = None
-        try:
-            if isinstance(x, Found) and x.error is not None:
-                raise ImageError(x.error)
-            facts = None if path is None else FileFacts.of(path, content)  # before reading: a later change is noticed
-            picture = load_rgb(path) if path is not None else to_picture(x)
-        except ImageError as error:
-            if strict:
-                raise
-            return _Opened(path, seed, Image.new("RGB", (1, 1)), None, error, file=facts)
-        source = picture.height, picture.width
-        pixels = None if self.calibration is None else pixel_digest(picture)
-        tensor = to_tensor(picture, self.method.protocol)
-        if size == "model":
-            picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
-        elif isinstance(size, int):
-            picture = smaller(picture, size)
-        return _Opened(path, seed, picture, tensor, size=source, file=facts, pixels=pixels)
-
-    def _score(
-        self, batch: list[_Opened], class_name: str, threshold: float | None, size: Size, entry: ClassEntry | None
-    ) -> list[Result]:
+    def _score(self, batch: list[Opened], threshold: float | None, strict: bool, size: Size) -> list[Result]:
         readable = [one for one in batch if one.tensor is not None]
-        predictions = iter(self._forward(readable, class_name))
+        outcomes = iter(score_all(self.method, readable, self.explains))
         results = []
         known = set() if self.calibration is None else self.calibration.image_digests
         for one in batch:
-            score, anomaly_map = (float("nan"), np.empty((0, 0), np.float32))
-            explanation: tuple[tuple[str, float], ...] = ()
-            warning: str | None = None
+            outcome = Outcome(float("nan"), torch.empty(0, 0)) if one.tensor is None else next(outcomes)
+            if strict and outcome.error is not None:
+                raise outcome.error
+            error = one.error or outcome.error
+            failed = error is not None
+            side = (one.picture.height, one.picture.width)
+            entry = None if self.calibration is None else self.calibration.entry(one.class_name)
             model_map: NDArray[np.float32] | None = None
-            if one.tensor is not None:
-                score, small, explanation, warning = next(predictions)
-                full = upsample(small[None], (one.picture.height, one.picture.width))[0]
-                anomaly_map = full.numpy()
-                if entry is not None and entry.regions is not None and size != "native":
-                    model_map = small.numpy()
-            error = None if one.error is None else str(one.error)
+            if entry is not None and entry.regions is not None and size != "native" and not failed:
+                model_map = outcome.map.numpy()
+            doubts = (one.warning, outcome.warning, _CALIBRATED if one.pixels in known else None)
             results.append(
                 Result(
-                    score,
-                    anomaly_map,
+                    outcome.score,
+                    outcome.map.numpy() if failed else upsample(outcome.map[None], side)[0].numpy(),
                     one.picture,
-                    class_name,
+                    one.class_name,
                     one.path,
                     threshold,
-                    error,
+                    str(error) if failed else None,
                     self.map_range,
-                    explanation,
-                    warning=warning or (_CALIBRATED if one.pixels in known else None),
-                    source_size=one.size,
-                    file=one.file,
+                    outcome.explanation,
+                    " ".join(filter(None, doubts)) or None,
+                    one.size,
+                    one.file,
+                    fitting_window=one.fitting,
                     calibration=entry,
                     model_map=model_map,
                 )
             )
-        return results
-
-    @torch.inference_mode()
-    def _forward(
-        self, batch: list[_Opened], class_name: str
-    ) -> list[tuple[float, Tensor, tuple[tuple[str, float], ...], str | None]]:
-        """Return score, map (height, width), explanation and warning of each; a pass takes images of one size."""
-        results: list[tuple[float, Tensor, tuple[tuple[str, float], ...], str | None]] = []
-        for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
-            members = list(group)
-            tensors = torch.stack([one.tensor for one in members if one.tensor is not None]).to(self.device)
-            paths = [one.seed for one in members]
-            names = [class_name] * len(members)
-            prediction = self.method(tensors, names, paths)
-            reasons: list[tuple[tuple[str, float], ...]] = [()] * len(members)
-            if self.explains:
-                found = self.method.explain(tensors, names)  # type: ignore[operator]
-                reasons = [tuple((one.descriptor, one.cosine) for one in best) for best in found]
-            doubts: list[str | None] = [None] * len(members)
-            if isinstance(self.method, Transductive):
-                doubts = self.method.doubts(class_name, tensors, paths)
-            maps = prediction.anomaly_map.float().cpu()
-            results += zip(prediction.pred_score.tolist(), maps, reasons, doubts, strict=True)
         return results
 
 

@@ -52,6 +52,8 @@ class Result:
     """(height, width) of the upright picture, whatever size the result has; None if it could not be read."""
     file: FileFacts | None = field(default=None, repr=False)
     """Size and time of the file when it was read; None for a picture that came from memory or is not there."""
+    fitting_window: tuple[float, float] | None = field(default=None, repr=False)
+    """The window that would fit, if the grey levels use less than an eighth of their container's range."""
 
     calibration: ClassEntry | None = field(default=None, repr=False)
     """What a card knows of the class; None without one."""

@@ -64,7 +64,7 @@ def compare(folder: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) ->
     Raises:
         SettingsError: It names what differs, then and now.
     """
-    now = json.loads(json.dumps(now))
+    earlier, now = (json.loads(json.dumps(values)) for values in (earlier, now))
     names = {*earlier, *now} - NOT_COMPARED
     changed = sorted(name for name in names if earlier.get(name) != now.get(name))
     if not changed:

@@ -90,6 +90,11 @@ class Memory(nn.Module):
                     return name
         return None
 
+    def digest(self, class_name: str) -> str:
+        """Return 16 hexadecimal digits that say which pictures are the references of a class, in whatever order."""
+        every = sorted(str(whole) for wholes in self._pictures.get(class_name, {}).values() for whole in wholes)
+        return hashlib.blake2b("\n".join(every).encode(), digest_size=8).hexdigest()
+
     def bank(self, class_name: str, kind: str) -> Tensor:
         """Return the entries of a class, (entries, dim), of unit length.
 
@@ -287,7 +292,8 @@ class FewShot(LightningModule):
             folder = folder if folder.is_dir() else self.references
             # a folder of classes that lacks this one holds no image directly; its other classes must not stand in
             paths = [path for path in list_images([folder]) if folder != self.references or path.parent == folder]
-            number, where = len(paths), f"folder '{folder}'"
+            looked = "all folders below" if folder != self.references else f"no sub-folder '{class_name}' is there"
+            number, where = len(paths), f"folder '{folder}' ({looked})"
             read: Callable[[int], Tensor] = lambda index: to_tensor(load_rgb(paths[index]), self.protocol)  # noqa: E731
         elif source is not None:
             data = source.dataset(self.reference_split)  # generated images have no file to read

@@ -1,0 +1,131 @@
+"""The arguments of ``zsad score`` and what their texts mean."""
+
+import argparse
+import os
+from pathlib import Path
+
+from zsad.cli.explain import add_explain_option
+from zsad.cli.model_options import add_model_options
+from zsad.images.overlay import Scale
+from zsad.inference.run import AUTO
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the command."""
+    made = argparse.ArgumentParser(
+        prog="zsad score",
+        description="Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it goes. "
+        "Started again with the same settings, it goes on where it stopped.",
+        epilog="Scores rank images of one kind of product; there is no universal threshold. "
+        "Exit status: 0, also if some files have a row with an error; 1 if nothing could be scored; 2 for an error.",
+    )
+    made.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders (to every depth) and patterns")
+    made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results; never an input")
+    add_model_options(made)
+    made.add_argument(
+        "--calibration", type=Path, metavar="CARD", help="of 'zsad calibrate': labels, p-values, regions, warnings"
+    )
+    made.add_argument(
+        "--panel", metavar="FILE", help="compare with these images, a panel.safetensors of another run (MuSc)"
+    )
+    add_explain_option(made)
+    made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
+    made.add_argument("--relative", action="store_true", help="write relative.csv: rank and robust z in this folder")
+    made.add_argument("--fdr", type=float, metavar="Q", help="with a card: write fdr.csv, where a share Q is false")
+    _add_reading(made)
+    _add_heat_maps(made)
+    made.add_argument("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
+    made.add_argument("--num-workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that read images")
+    made.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
+    made.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out images whose path matches, e.g. '*/ground_truth/*' or '*_mask.png'; may be repeated",
+    )
+    made.add_argument("--strict", action="store_true", help="stop at the first file that cannot be read or scored")
+    made.add_argument("--hash", action="store_true", help="keep a digest of each file: its content says if it changed")
+    made.add_argument("--prune", action="store_true", help="drop rows of files that are gone or no longer asked for")
+    made.add_argument("--fresh", action="store_true", help="start over, whatever is in DIR from an earlier run")
+    return made
+
+
+def _add_reading(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--window",
+        type=read_window,
+        metavar="LOW,HIGH",
+        help="grey levels that become black and white in pictures of more than 8 bits and of floats; signed and "
+        "32-bit pictures need it",
+    )
+    made.add_argument("--bits", type=int, metavar="N", help="another way to say it: 12 is --window 0,4095")
+    made.add_argument(
+        "--max-pixels",
+        type=read_count,
+        default=100_000_000,
+        metavar="N",
+        help="larger files are errors (default: 100M)",
+    )
+
+
+def _add_heat_maps(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--scale",
+        default=AUTO,
+        metavar="LOW,HIGH",
+        help="values of the first and the last colour; 'auto' (default): what the first 50 images use, one scale for "
+        "the run; 'fixed': the method's range; 'image': each map's own",
+    )
+    made.add_argument("--no-overlays", action="store_true", help="write no heat maps")
+    made.add_argument("--overlay-size", type=int, default=512, metavar="PIXELS", help="longer side (default: 512)")
+
+
+def read_scale(text: str) -> Scale | str:
+    """Return what ``--scale`` means.
+
+    Raises:
+        ValueError: It is neither two numbers in ascending order nor one of the words.
+    """
+    if text == "fixed":
+        return None
+    if text in ("image", AUTO):
+        return text
+    if (limits := _two(text)) is None:
+        raise ValueError(f"--scale must be 'auto', 'fixed', 'image' or LOW,HIGH with LOW < HIGH, got '{text}'.")
+    return limits
+
+
+def read_window(text: str) -> tuple[float, float]:
+    """Return what ``--window`` means.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not two numbers in ascending order.
+    """
+    if (limits := _two(text)) is None:
+        raise argparse.ArgumentTypeError(f"must be LOW,HIGH with LOW < HIGH, got '{text}'.")
+    return limits
+
+
+def _two(text: str) -> tuple[float, float] | None:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        return None
+    return (low, high) if low < high else None
+
+
+def read_count(text: str) -> int:
+    """Return a plain number or one with k, M or G at its end: ``50M`` is 50 million.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or less than 1.
+    """
+    factor = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
+    try:
+        count = int(float(text[:-1] if factor > 1 else text) * factor)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be a number such as 50000000 or 50M, got '{text}'.")
+    return count

@@ -1,0 +1,82 @@
+"""TIFF files that Pillow refuses or bends, read band by band with tifffile: 64 bits, signed, several float channels."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zsad.images.levels import Extent, ReadOptions, Window, to_8_bit
+
+_BAND = 2**22  # values at a time
+
+
+class TooLargeError(ValueError):
+    """A picture has more pixels than allowed."""
+
+
+def needs_window(dtype: np.dtype[Any]) -> bool:
+    """Return whether nobody can know which values mean black and white: signed, or integers of 32 bits and more."""
+    return dtype.kind == "i" or (dtype.kind == "u" and dtype.itemsize >= 4)
+
+
+def read_tiff(path: str | Path, options: ReadOptions, any_kind: bool = False) -> tuple[Image.Image, Window, Extent]:
+    """Return the first page in 8 bits, the grey levels that became black and white, and those that are there.
+
+    Args:
+        path: The file.
+        options: Window and greatest number of pixels.
+        any_kind: Whether kinds of numbers that need a window are taken from their smallest to their greatest value.
+
+    Raises:
+        TooLargeError: It has more pixels than allowed.
+        ValueError: Its values are no grey levels, or a window is needed and not given.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        height, width = page.imagelength, page.imagewidth
+        if height * width > options.max_pixels:
+            raise TooLargeError(f"{width} x {height} pixels")
+        dtype = np.dtype(page.dtype)
+        if options.limits is None and needs_window(dtype) and not any_kind:
+            raise ValueError(
+                f"its grey levels are {dtype.name}, so nobody knows which mean black and white: "
+                f"give a window (--window LOW,HIGH)"
+            )
+        channels = page.samplesperpixel
+        bands: Callable[[], Iterator[tuple[int, int, NDArray[Any]]]] = lambda: _bands(page, dtype, channels)  # noqa: E731
+        extent = Extent.of(band for _, _, band in bands())
+        stated = 2.0**page.bitspersample - 1 if page.sampleformat == 1 and not needs_window(dtype) else None
+        window = options.limits or ((0.0, stated) if stated is not None else extent.natural())
+        out = np.zeros((height, width, 3) if channels >= 3 else (height, width), np.uint8)
+        for top, left, band in bands():
+            part = out[top : top + band.shape[0], left : left + band.shape[1]]
+            band = band[: part.shape[0], : part.shape[1]]
+            levels = band.astype(np.uint8, copy=False) if dtype == np.uint8 else to_8_bit(band, window)
+            part[...] = levels[..., :3] if channels >= 3 else levels[..., 0]
+        return Image.fromarray(out), window, extent
+
+
+def _bands(page: Any, dtype: np.dtype[Any], channels: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    """Yield (top, left, values) of parts of a page, values (rows, columns, channels)."""
+    if page.is_memmappable and page.planarconfig == 1:
+        row = page.imagewidth * channels
+        rows = max(1, _BAND // row)
+        stored = dtype.newbyteorder(page.parent.byteorder)
+        for top in range(0, page.imagelength, rows):
+            number = min(rows, page.imagelength - top)
+            page.parent.filehandle.seek(page.dataoffsets[0] + top * row * dtype.itemsize)
+            data = page.parent.filehandle.read(number * row * dtype.itemsize)
+            values = np.frombuffer(data, stored).reshape(number, page.imagewidth, channels)
+            yield top, 0, values.astype(dtype, copy=False)
+        return
+    if page.planarconfig == 2 and channels > 1:  # one plane per channel
+        yield 0, 0, np.moveaxis(page.asarray(), 0, -1)
+        return
+    for values, (_, _, top, left, _), _ in page.segments():
+        if values is not None:
+            yield top, left, values[0]

@@ -1,0 +1,110 @@
+"""An input becomes what a method can score: opened, resized, with what is known of its file."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from torch import Tensor
+
+from zsad.images import Found, ImageError, Picture, ReadOptions, load_picture, to_tensor
+from zsad.images import Size as PixelSize
+from zsad.images.levels import Window
+from zsad.inference.files import FileFacts
+from zsad.inference.identity import pixel_digest
+from zsad.inference.inputs import smaller, to_picture
+from zsad.inference.panels import Named
+from zsad.types import ImageProtocol
+
+Size = Literal["native", "model"] | int
+"""At which size results come: the image's own, the model's input, or the longer side at most so many pixels."""
+
+_IN_MEMORY = "<image>"  # methods may seed their random numbers by path: the same for every picture without one
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture as it waits for its batch."""
+
+    class_name: str
+    path: str | None
+    seed: str
+    """What the method knows a picture by: the path below the folder, the path as given, or a name."""
+    picture: Image.Image
+    tensor: Tensor | None
+    error: ValueError | None = None
+    size: PixelSize | None = None
+    file: FileFacts | None = None
+    warning: str | None = None
+    fitting: Window | None = None
+    pixels: str | None = None
+    """Digest of the picture, where a card has those of its calibration images."""
+
+    @property
+    def called(self) -> str:
+        """What an error message calls it."""
+        return self.seed if self.path is None else self.path
+
+
+@dataclass(frozen=True)
+class Opener:
+    """How inputs are opened.
+
+    Args:
+        protocol: Of the method.
+        reading: How grey levels are read, and how many pixels are too many.
+        size: Of the pictures that come back.
+        strict: Whether an unreadable file raises.
+        content: Whether the digest of a file's content is taken.
+        pixels: Whether the digest of the picture is taken.
+    """
+
+    protocol: ImageProtocol
+    reading: ReadOptions
+    size: Size = "native"
+    strict: bool = False
+    content: bool = False
+    pixels: bool = False
+
+    def __call__(self, named: tuple[Any, str]) -> Opened:
+        """Return an input, given with its class, as it waits for its batch.
+
+        Raises:
+            ImageError: It cannot be read, and this is strict.
+            TypeError: It is nothing that holds an image.
+            ValueError: An array has a shape or values that no image has.
+        """
+        x, class_name = named
+        path = x.path if isinstance(x, Found) else os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
+        name, x = (x.name, x.picture) if isinstance(x, Named) else (_IN_MEMORY, x)
+        seed = x.below if isinstance(x, Found) else name if path is None else path
+        facts = None
+        try:
+            if isinstance(x, Found) and x.error is not None:
+                raise ImageError(x.error)
+            facts = None if path is None else FileFacts.of(path, self.content)  # before reading: changes are noticed
+            read = load_picture(path, self.reading) if path is not None else Picture(to_picture(x, self.reading))
+        except ImageError as error:
+            if self.strict:
+                raise
+            return Opened(class_name, path, seed, Image.new("RGB", (1, 1)), None, error, file=facts)
+        picture, source = read.image, (read.image.height, read.image.width)
+        pixels = pixel_digest(picture) if self.pixels else None
+        tensor = to_tensor(picture, self.protocol)
+        if self.size == "model":
+            picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
+        elif isinstance(self.size, int):
+            picture = smaller(picture, self.size)
+        return Opened(class_name, path, seed, picture, tensor, None, source, facts, read.warning, read.fitting, pixels)
+
+
+def as_tensor(x: Any, protocol: ImageProtocol, reading: ReadOptions) -> Tensor:
+    """Return a path or a picture as the method sees it, (3, height, width).
+
+    Raises:
+        ImageError: A file cannot be read.
+    """
+    if isinstance(x, (str, os.PathLike)):
+        return to_tensor(load_picture(Path(x), reading).image, protocol)
+    return to_tensor(to_picture(x, reading), protocol)

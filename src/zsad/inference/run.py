@@ -1,0 +1,101 @@
+"""A run over files: each batch becomes rows and heat maps, the first ones when the scale of the colours is known."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from typing_extensions import Self
+
+from zsad.images import Found
+from zsad.images.overlay import Limits, Scale
+from zsad.inference.overlays import FIRST, labels_of, overlay_name, save_overlay, scale_of
+from zsad.inference.result import Result
+from zsad.inference.rows import Row
+from zsad.inference.writer import RowWriter
+
+AUTO = "auto"
+"""The scale that the first images of a run decide."""
+
+
+class Recorder:
+    """Take the results of a run, write rows and heat maps, and count.
+
+    Args:
+        writer: Of the rows.
+        scale: Of the heat maps: limits, ``"image"``, None for the method's range, ``"auto"`` for what the first images
+            decide.
+        overlays: Whether there are heat maps.
+        map_range: The method's.
+    """
+
+    def __init__(
+        self, writer: RowWriter, scale: Scale | str, overlays: bool = True, map_range: Limits | None = None
+    ) -> None:
+        self.writer, self.overlays, self.map_range = writer, overlays, map_range
+        frozen = writer.settings.get("scale")
+        self.scale: Scale | str = tuple(frozen) if scale == AUTO and frozen else scale
+        self.scored = self.failed = 0
+        self.low, self.high = np.inf, -np.inf
+        self.narrow: list[tuple[float, float]] = []
+        """The windows that would fit pictures that use a small part of their range."""
+        self._waiting: list[tuple[list[Found], Sequence[Result]]] = []
+        self._labels: dict[str, str] = writer.settings.get("roots", {})
+
+    def start(self, roots: Sequence[str]) -> None:
+        """Give the input folders names below ``overlays``, those of earlier calls staying as they are."""
+        if self.overlays and (labels := labels_of(roots, self._labels)) != self._labels:
+            self._labels = labels
+            self.writer.note(roots=labels)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write_waiting()  # also after an interruption: what was scored is not lost
+
+    def add(self, found: Iterable[Found], results: Sequence[Result]) -> None:
+        """Take the results of a batch, with the files that they belong to."""
+        for result in results:
+            self.scored += result.error is None
+            self.failed += result.error is not None
+            if result.error is None:
+                self.low = min(self.low, float(result.anomaly_map.min()))
+                self.high = max(self.high, float(result.anomaly_map.max()))
+            if result.fitting_window is not None:
+                self.narrow.append(result.fitting_window)
+        batch = (list(found), results)
+        if not self.overlays or self.scale != AUTO:
+            self._write(*batch)
+            return
+        self._waiting.append(batch)
+        if self.scored >= FIRST:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        if not self._waiting:
+            return
+        every = [one for _, results in self._waiting for one in results if one.error is None]
+        if every:
+            self.scale = scale_of([one.anomaly_map for one in every[:FIRST]], self.map_range)
+            self.writer.note(scale=self.scale)
+        waiting, self._waiting = self._waiting, []
+        for found, results in waiting:
+            self._write(found, results)
+
+    def _write(self, found: list[Found], results: Sequence[Result]) -> None:
+        self.writer.write([self._row(*pair) for pair in zip(found, results, strict=True)])
+
+    def _row(self, found: Found, result: Result) -> Row:
+        shown = self.writer.shown(found.path)
+        if not self.overlays or result.error is not None or self.scale == AUTO:
+            return Row.of(result, path=shown)
+        name = overlay_name(found, self._labels)
+        scale: Scale = self.scale  # type: ignore[assignment]
+        wrong = save_overlay(result, Path(self.writer.folder), name, scale)
+        if wrong is None:
+            return Row.of(result, path=shown, overlay=name)
+        self.scored, self.failed = self.scored - 1, self.failed + 1
+        return Row.of(result, path=shown, error=wrong)
