@@ -288,3 +288,8 @@ def test_unknown_model_is_refused_with_the_known_ones(capsys: pytest.CaptureFixt
         cli.main(["test", "--model", "AnovL2", "--data", "Synthetic"])
     assert stop.value.code == 2
     assert "AnovL2" in capsys.readouterr().err
+
+
+def test_python_m_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "zsad", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("zsad ")

@@ -1,11 +1,14 @@
+import os
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from PIL import Image, ImageCms
@@ -23,6 +26,7 @@ from zsad.images import (
     mask_to_tensor,
     resized,
     to_tensor,
+    walk,
 )
 from zsad.types import ImageProtocol
 
@@ -441,3 +445,58 @@ def test_25_megapixels_of_any_mode_take_a_quarter_of_what_100_may(tmp_path: Path
     done = subprocess.run([sys.executable, "-c", PEAK, str(small), str(large)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 0.9e9 / 4 + 60e6  # the latter for bands and libraries loaded late
+
+
+@pytest.mark.parametrize("extension", ["heic", "avif", "HEIF"])
+def test_pictures_of_telephones(tmp_path: Path, extension: str) -> None:
+    ramp = np.tile(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (48, 1, 3))
+    pillow_heif.from_pillow(Image.fromarray(ramp)).save(tmp_path / "a.heic", quality=95)
+    Image.fromarray(ramp).save(tmp_path / "a.avif", quality=95)
+    path = (tmp_path / f"a.{extension if extension == 'avif' else 'heic'}").rename(tmp_path / f"b.{extension}")
+    assert np.abs(pixels(path).astype(int) - ramp).mean() < 3
+    assert path in list_images([tmp_path])
+
+
+def test_a_reader_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.heic").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "registered_extensions", dict)
+    with pytest.raises(ImageError, match=r"a\.heic': \.heic files need pip install 'zsad\[heif\]'"):
+        load_rgb(tmp_path / "a.heic")
+
+
+# ---- folders that link to each other, and those that cannot be read
+
+
+def test_a_lattice_of_links_is_walked_once(tmp_path: Path) -> None:
+    folders = [tmp_path / f"{number:02d}" for number in range(18)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "a.png").touch()
+    for folder in folders:
+        for other in folders:
+            (folder / f"to {other.name}").symlink_to(other, target_is_directory=True)
+    found = list(walk([tmp_path]))
+    assert len({one.real for one in found}) == len(found) == 18
+
+
+def test_a_folder_that_cannot_be_read_is_an_item_of_its_own() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "closed").mkdir()
+        (root / "a.png").touch()
+        (root / "z.png").touch()
+        (root / "closed").chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:  # to root no folder is closed
+                os.seteuid(65534)
+            found = list(walk([root]))
+            with pytest.raises(ImageError, match=r"Cannot list folder .*closed': Permission denied"):
+                list(list_images([root]))
+        finally:
+            os.seteuid(user)
+            (root / "closed").chmod(0o755)
+    assert [Path(one.path).name for one in found] == ["a.png", "closed", "z.png"]
+    assert [one.error is None for one in found] == [True, False, True]

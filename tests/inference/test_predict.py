@@ -17,7 +17,7 @@ from zsad.clip import Clip
 from zsad.datamodules import Folder
 from zsad.images import ImageError, load_rgb, to_tensor
 from zsad.images.overlay import overlay
-from zsad.inference import Predictor, Result, Size, find_device, load_model
+from zsad.inference import Predictor, Result, ScoreError, Size, find_device, load_model
 from zsad.inference.loading import SyntheticModelWarning
 from zsad.methods import CLIP, METHODS, AnomalyCLIP, CheckpointError, get_method
 from zsad.synthetic import generate
@@ -421,3 +421,91 @@ def test_a_folder_is_a_place_to_save_in(model: Predictor, paths: list[Path], tmp
     assert all(Image.open(path).format == "PNG" for path in written)
     with pytest.raises(ValueError, match="came from memory and has no name"):
         model.predict(Image.open(paths[0])).save(f"{target}/")
+
+
+# ---- doors of Python
+
+
+def test_a_class_for_each_image(model: Predictor, paths: list[Path]) -> None:
+    names = [CLASSES[number % 3] for number in range(10)]
+    results = model.predict(paths, names)
+    assert [result.class_name for result in results] == names
+    for path, name, result in zip(paths, names, results, strict=True):
+        assert result.pred_score == pytest.approx(model.predict(path, name).pred_score, abs=1e-6)
+    for wrong in (names[:-1], [*names, "coin"]):
+        with pytest.raises(ValueError, match=r"class_name names (9|more) classes"):
+            model.predict(paths, wrong)
+
+
+def test_patterns_and_bytes(model: Predictor, folder: Path, paths: list[Path]) -> None:
+    found = [Path(result.image_path).name for result in model.predict(f"{folder}/a/0[12].png")]
+    assert found == ["01.png", "02.png"]
+    assert len(list(model.predict(f"{folder}/**/*.png"))) == 10
+    with pytest.raises(FileNotFoundError, match=r"No file matches the pattern '.*\*\.tif'"):
+        model.predict(f"{folder}/*.tif")
+    content = paths[0].read_bytes()
+    assert model.predict(content).pred_score == pytest.approx(model.predict(paths[0]).pred_score, abs=1e-6)
+    assert len(model.predict([content, paths[1]])) == 2
+    with pytest.raises(ImageError, match="17 bytes are not the content of an image file; a path is given as text"):
+        model.predict(b"photos/first.jpeg")
+
+
+def test_references_from_folders_paths_patterns_and_pictures(folder: Path, paths: list[Path]) -> None:
+    expected = load_model("clip", "zsad-mini", device="cpu")
+    expected.method.fit_references("cork", [to_tensor(load_rgb(path), expected.method.protocol) for path in paths[:5]])
+    score = expected.predict(paths[7], "cork").pred_score
+    assert score != pytest.approx(load_model("clip", "zsad-mini", device="cpu").predict(paths[7], "cork").pred_score)
+    pictures = [load_rgb(path) for path in paths[:5]]
+    given: list[Any] = [folder / "a", str(folder / "a"), f"{folder}/a/*.png", paths[:5], pictures]
+    for images in [*given, np.stack([np.asarray(picture.resize((96, 96))) for picture in pictures])]:
+        mine = load_model("clip", "zsad-mini", device="cpu")
+        assert mine.fit_references("cork", images) == 5
+        if not isinstance(images, np.ndarray):
+            assert mine.predict(paths[7], "cork").pred_score == pytest.approx(score, abs=1e-5)
+    assert load_model("clip", "zsad-mini", device="cpu").fit_references("cork", folder) == 10  # folders below
+    assert mine.fit_references("cork", paths[8]) == 1
+
+
+def test_references_that_are_not_there(model: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"No reference image of class 'cork' in '.*': looked there and in all fol"):
+        model.fit_references("cork", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        model.fit_references("cork", tmp_path / "none")
+
+
+def test_a_reference_is_not_scored(paths: list[Path]) -> None:
+    mine = load_model("clip", "zsad-mini", device="cpu")
+    mine.fit_references("cork", paths[:2])
+    with pytest.raises(ScoreError, match=r"00\.png' is one of the references of class 'cork'"):
+        mine.predict(paths[0], "cork")
+    results = mine.predict([*paths[:3], load_rgb(paths[1])], "cork")
+    assert [result.error is None for result in results] == [False, False, True, False]
+    assert results[0].pred_label is None
+    assert np.isnan(results[0].pred_score)
+
+
+def test_scores_that_are_not_finite_are_errors(paths: list[Path]) -> None:
+    mine = load_model("clip", "zsad-mini", device="cpu")
+    with torch.no_grad():
+        mine.method.clip.model.visual.proj[0, 0] = float("nan")
+    with pytest.raises(ScoreError, match=r"00\.png': the score is nan; the model's '.*proj' holds values that are not"):
+        mine.predict(paths[0], threshold=0.5)
+    assert [result.pred_label for result in mine.predict(paths[:2], threshold=0.5)] == [None, None]
+    with pytest.raises(ValueError, match="threshold must be a finite number, got nan"):
+        mine.predict(paths[0], threshold=float("nan"))
+
+
+def test_windows_of_files_and_arrays(model: Predictor, tmp_path: Path, paths: list[Path]) -> None:
+    grey = np.asarray(load_rgb(paths[0]).convert("L"))
+    deep = np.rint(grey.astype(np.float64) * (4095 / 255)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "12.png")
+    right = model.predict(grey).pred_score
+    dark = model.predict(tmp_path / "12.png")
+    assert dark.warning is not None
+    assert dark.fitting_window == (0, 4095)
+    for options in ({"bits": 12}, {"window": (0, 4095)}):
+        mine = load_model("clip", "zsad-mini", device="cpu", **options)
+        for x in (tmp_path / "12.png", deep, (tmp_path / "12.png").read_bytes()):
+            assert mine.predict(x).pred_score == pytest.approx(right, abs=1e-5)
+        assert mine.predict(tmp_path / "12.png").warning is None

@@ -17,8 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import open_clip
 import pytest
+import transformers
 
 from zsad.cli.prompts import fill_cache, main
 from zsad.llm import (
@@ -300,6 +302,42 @@ def test_nobody_listens(server: Server) -> None:
     llm = OpenAICompatibleLLM("m", f"http://127.0.0.1:{port}/v1", retries=1, backoff_s=0.01)
     with pytest.raises(LLMError, match=r"2 attempt.*ConnectError"):
         llm.complete("q")
+
+
+def test_many_classes_offline_fail_in_few_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+    attempts: list[object] = []
+
+    def unreachable(self: httpx.Client, *arguments: object, **options: object) -> object:
+        attempts.append(arguments)
+        raise httpx.ConnectError("[Errno -3] Temporary failure in name resolution")
+
+    monkeypatch.setattr(httpx.Client, "stream", unreachable)
+    monkeypatch.setattr("zsad.llm.endpoint.time.sleep", slept.append)
+    arguments = ["--llm", "openai:m", "--option", "base_url=https://nobody.invalid/v1", "--cache-dir", str(tmp_path)]
+    assert main(["--classes", *(f"part {n}" for n in range(20)), *arguments]) == 1
+    assert len(attempts) == 2
+    assert sum(slept) < 3
+    said = capsys.readouterr().err
+    assert "name resolution" in said
+    assert "could not be reached a moment ago and is not asked again yet" in said
+
+
+def test_a_local_model_that_cannot_be_loaded_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def offline(name: str, **options: object) -> object:
+        tried.append(name)
+        raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
+    llm = HFLocalLLM("nobody/nothing")
+    for _ in range(3):
+        with pytest.raises(LLMError, match="cannot be loaded: We couldn't connect"):
+            llm.complete("q")
+    assert tried == ["nobody/nothing"]
 
 
 def test_a_line_cut_by_the_length_limit_is_dropped(server: Server) -> None:

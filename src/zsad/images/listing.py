@@ -9,7 +9,10 @@ from pathlib import Path
 from zsad.images.reading import ImageError
 
 IMAGE_EXTENSIONS = frozenset(
-    {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+    {
+        *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+        *(".ppm", ".tif", ".tiff", ".webp"),
+    }
 )
 """What :func:`list_images` takes for an image, in lower case; the comparison ignores case."""
 

@@ -8,7 +8,7 @@ from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from zsad.images.levels import DEFAULT, Extent, ReadOptions, Window, to_8_bit
 from zsad.images.tiff import TooLargeError, read_tiff
@@ -227,6 +227,7 @@ def _open(path: str | Path, decode: bool = True, *, options: ReadOptions | None 
         if os.path.getsize(path) == 0:
             raise ImageError(f"Cannot read image '{path}': the file is empty.")
         image: Image.Image
+        _register_reader(path)
         try:
             image = Image.open(path)
             if options is not None and image.width * image.height > options.max_pixels:
@@ -258,6 +259,24 @@ def _open(path: str | Path, decode: bool = True, *, options: ReadOptions | None 
     if 0 in image.size:
         raise ImageError(f"Cannot read image '{path}': its size is {image.size[0]} x {image.size[1]} pixels.")
     return image
+
+
+def _register_reader(path: str | Path) -> None:
+    """Make Pillow read HEIC, and AVIF if it does not by itself.
+
+    Raises:
+        ImageError: The package that reads it is not installed.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in {".heic", ".heif", ".avif"} or ending in Image.registered_extensions():
+        return
+    if ending == ".avif" and features.check("avif"):
+        return
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageError(f"Cannot read image '{path}': {ending} files need pip install 'zsad[heif]'.") from error
+    pillow_heif.register_heif_opener()
 
 
 def _is_bent(image: Image.Image, options: ReadOptions) -> bool:

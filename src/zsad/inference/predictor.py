@@ -137,6 +137,8 @@ class Predictor:
         """
         if isinstance(images, str) and glob.has_magic(images) and not os.path.lexists(images):
             images = expanded([images])
+        if isinstance(images, (str, os.PathLike)) and not Path(images).exists():
+            raise FileNotFoundError(f"No such file or folder of references: '{images}'.")
         many = [images] if is_one(images) else [images] if isinstance(images, (str, os.PathLike)) else images
         inputs = list(flat(many))
         if not inputs:

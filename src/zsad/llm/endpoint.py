@@ -23,6 +23,10 @@ _LONGEST_WAIT_S = 120.0
 _LARGEST_ANSWER = 8 * 2**20  # bytes; a description list has some thousand
 
 
+_CONNECT_S = 5.0  # to reach a server takes no longer; its answer may
+_GIVE_UP_S = 30.0  # how long a server that could not be reached is not asked again
+
+
 class _TransientError(Exception):
     """A failure that another attempt may cure."""
 
@@ -31,12 +35,17 @@ class _TransientError(Exception):
         self.wait_s = wait_s
 
 
+class _UnreachableError(_TransientError):
+    """No connection: the machine is offline, or no server is there. Many attempts do not help, one more may."""
+
+
 @dataclass(frozen=True)
 class OpenAICompatibleLLM:
     """A model behind an OpenAI-compatible HTTP endpoint, hosted or on this machine.
 
     The key is read from the environment at each request and kept nowhere; an empty one is allowed (local servers).
-    Connection errors, time-outs, unreadable answers and the statuses 408, 409, 429 and 5xx are retried, after the time
+    A server that cannot be reached is tried twice, then not for half a minute, so that many questions fail in seconds.
+    Broken connections, time-outs, unreadable answers and the statuses 408, 409, 429 and 5xx are retried, after the time
     the server asks for (``Retry-After``) or with doubling pauses; others fail at once with the server's message.
 
     Args:
@@ -113,7 +122,9 @@ class OpenAICompatibleLLM:
         secure = (
             urlsplit(self.base_url).scheme != "http"
         )  # loading certificates takes longer than a local server's answer
-        with httpx.Client(timeout=self.timeout_s, headers=headers, verify=secure) as client:
+        self._refuse_unreachable()
+        timeout = httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, _CONNECT_S))
+        with httpx.Client(timeout=timeout, headers=headers, verify=secure) as client:
             for attempt in range(self.retries + 1):
                 try:
                     return [_without(key, text) for text in self._attempt(client, payload, key)]
@@ -121,7 +132,10 @@ class OpenAICompatibleLLM:
                     pause = self.backoff_s * 2**attempt * random.uniform(0.75, 1.25)
                     pause = min(pause, _LONGEST_WAIT_S) if error.wait_s is None else error.wait_s
                     reason = _without(key, str(error))
-                    if attempt == self.retries:
+                    unreachable = isinstance(error, _UnreachableError)
+                    if unreachable and attempt >= 1:
+                        _unreachable[self.url] = time.monotonic(), reason
+                    if attempt == self.retries or (unreachable and attempt >= 1):
                         raise LLMError(
                             f"No answer from {self.url} (model '{self.model}') in {attempt + 1} attempt(s); "
                             f"the last: {reason}"
@@ -133,6 +147,11 @@ class OpenAICompatibleLLM:
                         ) from None
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+    def _refuse_unreachable(self) -> None:
+        since, reason = _unreachable.get(self.url, (float("-inf"), ""))
+        if time.monotonic() - since < _GIVE_UP_S:
+            raise LLMError(f"{self.url} could not be reached a moment ago and is not asked again yet: {reason}")
 
     def _key(self) -> str:
         key = os.environ.get(self.api_key_env, "").strip()
@@ -153,6 +172,8 @@ class OpenAICompatibleLLM:
                         raise _TransientError(f"the answer was not complete after {self.timeout_s:g} s.")
                     if len(body) > _LARGEST_ANSWER:
                         raise _TransientError(f"the answer is larger than {_LARGEST_ANSWER} bytes.")
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _UnreachableError(f"{type(error).__name__}: {error}.") from None
         except httpx.TimeoutException:
             raise _TransientError(f"no answer within {self.timeout_s:g} s.") from None
         except httpx.RequestError as error:
@@ -180,6 +201,9 @@ class OpenAICompatibleLLM:
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise _TransientError(f"an answer without text: {_message(body)}")
         return [_whole_lines(text) if short else text for text, short in zip(texts, cut, strict=True)]
+
+
+_unreachable: dict[str, tuple[float, str]] = {}  # address -> when it could not be reached, and why
 
 
 def _without(key: str, text: str) -> str:

@@ -45,8 +45,21 @@ class HFLocalLLM:
         """``max_new_tokens``, under the name that the cache key uses."""
         return self.max_new_tokens
 
-    @cached_property
+    @property
     def _loaded(self) -> Any:
+        loaded, error = self._loaded_or_error
+        if error is not None:  # the first answer holds for all classes: offline, each attempt takes long
+            raise error
+        return loaded
+
+    @cached_property
+    def _loaded_or_error(self) -> tuple[Any, LLMError | None]:
+        try:
+            return self._load(), None
+        except LLMError as error:
+            return None, error
+
+    def _load(self) -> Any:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
