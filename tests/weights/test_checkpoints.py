@@ -312,7 +312,9 @@ def test_a_file_does_not_say_where_a_backbone_lies(name: str, tiny: Clip, tmp_pa
 
 
 def test_paths_of_the_user_are_stored_as_text(tiny: Clip, pictures: Path, tmp_path: Path) -> None:
-    method = CLIP("zsad-mini", references=pictures / "test" / "good")
+    (tmp_path / "references").mkdir()
+    Image.fromarray(generate("coin", "", seed=2).image).save(tmp_path / "references" / "0.png")
+    method = CLIP("zsad-mini", references=tmp_path / "references")
     running = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     running.predict(method, Folder(pictures))
     running.save_checkpoint(tmp_path / "a.ckpt")
