@@ -50,6 +50,26 @@ def test_table_and_file(folders: tuple[Path, Path, np.ndarray, np.ndarray], caps
     assert "aupro" in json.loads(target.read_text(encoding="utf-8"))["mean"]
 
 
+def test_splits_of_normal_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(130):
+        for folder in ("maps", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        mask = np.zeros((4, 4), np.uint8)
+        mask[0, 0] = 255 * (number >= 120)
+        np.save(tmp_path / "maps" / f"{number}.npy", rng.random((4, 4)) + 5 * (mask > 0))
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    base = ["evaluate", "--maps", str(tmp_path / "maps"), "--masks", str(tmp_path / "masks"), "--calibration"]
+    assert main([*base, "--class-name", "nut"]) == 0
+    said = capsys.readouterr().out
+    assert "200 random splits of 'nut'" in said
+    # half of the 120 normal images calibrate: floor(0.05 * 61) / 61
+    (line,) = [line for line in said.splitlines() if "│ 0.05 " in line]
+    promised, measured = (float(cell) for cell in line.split("│")[2:4])
+    assert promised == pytest.approx(100 * 3 / 61, abs=0.01)
+    assert measured == pytest.approx(promised, abs=1)
+
+
 def test_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--maps", str(tmp_path / "none"), "--masks", str(tmp_path)]) == 2
     error = capsys.readouterr().err

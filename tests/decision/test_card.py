@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
+import zsad.decision
 from zsad.decision import Calibration, Card, CardError, TooFewImagesError
 from zsad.decision.card import MODEL_KEYS
 from zsad.decision.entry import RegionRule, calibrate
@@ -19,6 +21,7 @@ MODEL = {
     "backbone_weights": "0123456789abcdef", "learned_parameters": "fedcba9876543210", "references": None,
     "precision": "32", "runtime": "torch", "panel": None,
 }  # fmt: skip
+SCHEMA = json.loads((Path(zsad.decision.__file__).parent / "card.schema.json").read_text(encoding="utf-8"))
 PROTOCOL = {"size": 518, "resize": "squash", "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
@@ -50,7 +53,8 @@ def written(tmp_path: Path, made: Card) -> tuple[Path, dict[str, Any]]:
     ids=["far", "sure", "recall", "f1", "any", "area", "thinned"],
 )
 def test_round_trip_is_bit_equal(tmp_path: Path, made: Card) -> None:
-    path, _ = written(tmp_path, made)
+    path, content = written(tmp_path, made)
+    jsonschema.validate(content, SCHEMA)
     again = Card.load(path)
     assert again.to_json() == made.to_json()
     assert again.digest == made.digest

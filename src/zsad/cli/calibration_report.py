@@ -95,26 +95,34 @@ def evaluation(
     """Print and return, as HTML, random splits, held-out rates, recall by folder and the reliability plot."""
     scores = np.asarray([one.score for one in good], dtype=np.float32)
     parts = [heading("Does it keep its promise?")]
-    rows = split_rows(class_name, scores, groups, seed)
-    if rows:
-        shown = Table("alpha", "promised %", "measured %", "of splits %", "expected %", title_justify="left")
-        shown.title = f"200 random splits of '{class_name}': half of the good images calibrate, half are judged"
-        for row in rows:
-            cells = [f"{float(value or 0):.3g}" for value in row[1:2] + row[4:]]
-            shown.add_row(*cells[:3], f"{cells[3]} to {cells[4]}", f"{cells[5]} to {cells[6]}")
-        console.print(shown)
-        parts.append(table(_COLUMNS, rows, "200 random splits: half of the good images calibrate, half are judged."))
-        for row in rows:
-            if not float(row[8] or 0) <= float(row[5] or 0) <= float(row[9] or 0):
-                said = f"At alpha {float(row[1] or 0):g}, {float(row[5] or 0):.3g} % is outside the band. {REASONS}"
-                parts.append(_warn(console, said))
-    else:
-        parts.append(_warn(console, "Too few good images for random splits: half of them must allow an alarm."))
+    parts += say_splits(console, class_name, scores, groups, seed)
     others = np.asarray([one.score for one in held_out], dtype=np.float32)
     if len(others):
         parts += held_out_parts(console, class_name, entry, others)
     if bad:
         parts.append(_recall(console, entry, bad))
+    return parts
+
+
+def say_splits(
+    console: Console, class_name: str, scores: Any, groups: Sequence[str] | None = None, seed: int = 0
+) -> list[str]:
+    """Print and return, as HTML, what random splits of normal images into calibration and test do."""
+    rows = split_rows(class_name, np.asarray(scores, dtype=np.float32), groups, seed)
+    if not rows:
+        said = f"'{class_name}': too few good images for random splits; half of them must allow an alarm."
+        return [_warn(console, said)]
+    shown = Table("alpha", "promised %", "measured %", "of splits %", "expected %", title_justify="left")
+    shown.title = f"200 random splits of '{class_name}': half of the good images calibrate, half are judged"
+    for row in rows:
+        cells = [f"{float(value or 0):.3g}" for value in row[1:2] + row[4:]]
+        shown.add_row(*cells[:3], f"{cells[3]} to {cells[4]}", f"{cells[5]} to {cells[6]}")
+    console.print(shown)
+    parts = [table(_COLUMNS, rows, "200 random splits: half of the good images calibrate, half are judged.")]
+    for row in rows:
+        if not float(row[8] or 0) <= float(row[5] or 0) <= float(row[9] or 0):
+            said = f"At alpha {float(row[1] or 0):g}, {float(row[5] or 0):.3g} % is outside the band. {REASONS}"
+            parts.append(_warn(console, said))
     return parts
 
 

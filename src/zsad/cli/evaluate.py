@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from zsad.cli.calibration_report import say_splits
 from zsad.metrics import DEFAULT_METRICS
-from zsad.metrics.folder import evaluate_folder
+from zsad.metrics.folder import evaluate_folder, find_items, read_map, read_mask
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--fpr-limit", type=float, default=0.3, help="of AUPRO (default: %(default)s)")
     result.add_argument("--connectivity", type=int, choices=(4, 8), default=8, help="(default: %(default)s)")
     result.add_argument("--bootstrap", type=int, default=0, metavar="N", help="resampled sets of images for intervals")
+    result.add_argument(
+        "--calibration", action="store_true", help="false alarms of 200 random splits of the normal images, by alpha"
+    )
     result.add_argument(
         "--json", type=Path, metavar="FILE", help="write the result there; - prints it instead of a table"
     )
@@ -72,6 +76,24 @@ def main(arguments: Sequence[str]) -> int:
         args.json.write_text(json.dumps(result.to_dict(), indent=1), encoding="utf-8")
     console = Console()
     console.print(result.table())
+    if args.calibration:
+        _calibration(console, args)
     if result.pixel_bound:
         console.print(f"pixel values are exact to {result.pixel_bound:.1e}")
     return 0
+
+
+def _calibration(console: Console, args: argparse.Namespace) -> None:
+    """Show what calibrations with a half of each class's normal images would do to the other half."""
+    normal: dict[str, list[float]] = {}
+    for item in find_items(args.maps, args.masks, args.scores, args.class_name, args.missing_mask):
+        label = item.label
+        if label is None:
+            label = int(item.mask_path is not None and bool(read_mask(item.mask_path).any()))
+        if label == 0:
+            score = float(read_map(item.map_path).max()) if item.score is None else item.score
+            normal.setdefault(item.class_name, []).append(score)
+    if not normal:
+        raise ValueError("--calibration needs normal images, and there are none: all of them have defects.")
+    for name, scores in normal.items():
+        say_splits(console, name, scores)

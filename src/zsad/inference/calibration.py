@@ -152,7 +152,7 @@ def card_of(
         pooled,
         datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         __version__,
-        licence_notice=getattr(predictor.method, "licence_notice", None),
+        licence_notice=str(getattr(predictor.method, "licence_notice", None) or "") or None,
     )
 
 
