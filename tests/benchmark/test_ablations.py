@@ -47,8 +47,6 @@ def test_every_row_of_the_papers_is_there() -> None:
     assert {path.stem: len(MethodSpec.parse_all(str(path))) for path in FILES} == ROWS
     labels = [(stem, spec.label) for stem, spec in SPECS]
     assert len(set(labels)) == len(labels)
-    everything = [path for path in FOLDER.parent.rglob("*.yaml") if path.parent.parent.name == "configs"]
-    assert len(FILES) + len(everything) <= 25
 
 
 @pytest.mark.filterwarnings("ignore::zsad.methods.trained.UntrainedWarning")
@@ -96,7 +94,7 @@ def test_rows_that_differ_in_evaluation_share_their_training(tmp_path: Path) -> 
     [
         ("method: clip\nrows: [{label: a, options: {sigmaa: 1}}]", "CLIP has no options"),
         ("method: clip\nrows: [{label: a, colour: red}]", "a row has the keys"),
-        ("method: clip\nrows: [{options: {sigma: 1}}]", "label always"),
+        ("method: clip\nrows: [{options: {sigma: 1}}]", "always a label"),
         ("method: clip\nnote: x\nrows: []", "must have the keys 'method' and 'rows'"),
     ],
 )

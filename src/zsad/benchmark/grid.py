@@ -61,7 +61,7 @@ def _is_data(text: str) -> bool:
     return True
 
 
-_ROW = {"label", "note", "options", "evaluation", "epochs"}
+_ROW = {"label", "method", "note", "options", "evaluation", "epochs"}
 
 
 def _is_file(text: str) -> bool:
@@ -118,7 +118,7 @@ class MethodSpec:
         """Read what :meth:`parse` reads, or a YAML file of rows, such as those of a paper's ablation table.
 
         Such a file has ``method`` and ``rows``, each row a ``label`` and, if need be, ``options``, ``evaluation`` and
-        ``epochs``, as in this class, and a ``note``.
+        ``epochs``, as in this class, a ``note``, and a ``method`` of its own.
 
         Raises:
             ValueError: If it is none of these, or a row has a key that is not known.
@@ -128,15 +128,19 @@ class MethodSpec:
         content = read_yaml(Path(text).read_text(encoding="utf-8"), f"'{text}'")
         if not isinstance(content, dict) or "rows" not in content:
             return [cls.parse(text)]
-        if set(content) != {"method", "rows"}:
+        if not {"rows"} <= set(content) <= {"method", "rows"}:
             raise ValueError(f"'{text}' must have the keys 'method' and 'rows', it has {sorted(content)}.")
         specs = []
         for row in content["rows"]:
-            if "label" not in row or set(row) - _ROW:
-                raise ValueError(f"'{text}': a row has the keys {sorted(_ROW)}, label always; got {sorted(row)}.")
+            name = row.get("method", content.get("method"))
+            if "label" not in row or name is None or set(row) - _ROW:
+                raise ValueError(
+                    f"'{text}': a row has the keys {sorted(_ROW)}, always a label and, unless all rows are of one "
+                    f"method, the method; got {sorted(row)}."
+                )
             known = {key: row[key] for key in ("evaluation", "epochs") if key in row}
-            specs.append(replace(cls._checked(row["label"], content["method"], row.get("options", {})), **known))
-            cls._checked(row["label"], content["method"], known.get("evaluation", {}))
+            specs.append(replace(cls._checked(row["label"], name, row.get("options", {})), **known))
+            cls._checked(row["label"], name, known.get("evaluation", {}))
         return specs
 
     @classmethod
