@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from zsad.cli.data import main
+from zsad.datamodules.facts import all_facts
 
 
 def test_all_five(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,3 +32,16 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
         main(["chek"])
     assert stopped.value.code == 2
     assert "check" in capsys.readouterr().err
+
+
+def test_list_at_80_columns_is_short_and_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 80
+    for facts in all_facts().values():
+        (line,) = [line for line in lines if line.startswith(f"{facts.key}  ")]
+        assert facts.title in line
+    assert any("467 + 1258 images" in line for line in lines)

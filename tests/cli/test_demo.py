@@ -135,3 +135,18 @@ def test_training_changes_every_method_that_learns_and_leaves_usable_files(tmp_p
         assert again.predict(picture.image, picture.class_name).pred_score == pytest.approx(score.item(), abs=1e-5)
         untrained = get_method(name)(clip)
         assert any(not torch.equal(one, untrained.state_dict()[key]) for key, one in model.state_dict().items())
+
+
+def test_tables_are_whole_at_80_columns() -> None:
+    names = [f"AnomalyCLIP{number}, trained" for number in range(17)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    values = [90.25 + number for number in range(17)]
+    rows: list[list[str | float | None]] = [["leather", *values], ["mean", *values]]
+    demo._print(console, "a title", ["class", *names], rows)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    numbers = [word for line in lines if line.split()[:1] == ["leather"] for word in line.split()[1:]]
+    assert numbers == [f"{value:.1f}" for value in values]
+    heads = " ".join(lines)
+    assert all(name.split()[0] in heads for name in names)
+    assert "…" not in heads

@@ -226,9 +226,9 @@ def test_config_file_and_validate(
 def test_the_methods_protocol_reaches_the_data_unless_another_is_given(mvtec: Path, tmp_path: Path) -> None:
     common = ["--model=clip", *MINI, "--model.image_size=48", "--data=folder", f"--data.root={mvtec}", *QUIET]
     assert cli.main(["predict", *common, f"--out={tmp_path / 'a'}"]) == 0
-    assert np.load(tmp_path / "a" / "maps" / "000000.npy").shape == (48, 48)
+    assert {np.load(path).shape for path in (tmp_path / "a" / "maps").rglob("*.npy")} == {(48, 48)}
     assert cli.main(["predict", *common, f"--out={tmp_path / 'b'}", "--data.protocol.size=60"]) == 0
-    assert np.load(tmp_path / "b" / "maps" / "000000.npy").shape == (60, 60)
+    assert {np.load(path).shape for path in (tmp_path / "b" / "maps").rglob("*.npy")} == {(60, 60)}
 
 
 def test_predict_writes_scores_and_maps_of_the_predictor(mvtec: Path, tmp_path: Path) -> None:
@@ -293,3 +293,14 @@ def test_unknown_model_is_refused_with_the_known_ones(capsys: pytest.CaptureFixt
 def test_python_m_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "zsad", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("zsad ")
+
+
+def test_maps_of_predict_find_their_masks(mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model=MaskCLIP", *MINI, "--data=Folder", f"--data.root={mvtec}", *QUIET]
+    assert cli.main(["predict", *arguments, f"--out={tmp_path / 'out'}"]) == 0
+    capsys.readouterr()
+    maps = ["--maps", str(tmp_path / "out" / "maps"), "--resize", "mask", "--mode", "exact", "--json", "-"]
+    assert cli.main(["evaluate", *maps, "--masks", str(mvtec)]) == 0  # the root of the data set
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"]["screw"] == [2, 2]
+    assert found["per_class"]["screw"]["pixel_auroc"] is not None

@@ -289,12 +289,32 @@ def show(outcomes: Mapping[str, Outcome], console: Console) -> None:
 
 
 def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*map(_text, row), style="dim" if row[0] in _TRIVIAL else None)
-    console.print(table)
+    """Print a table whole: columns that find no room go into a further table, with the first column again."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [
+        2 + max(len(word) for word in [*head.split(), *(row[number] for row in texts)])
+        for number, head in enumerate(columns)
+    ]
+    widths[0] = max(widths[0], 2 + len(columns[0]))
+    for part in _parts(widths, console.width - 2):
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
+        for number in part:
+            table.add_column(
+                columns[number], justify="right" if number else "left", min_width=widths[number] - 2, no_wrap=not number
+            )
+        for row, text in zip(rows, texts, strict=True):
+            table.add_row(*(text[number] for number in part), style="dim" if row[0] in _TRIVIAL else None)
+        console.print(table)
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Return the columns of each table, all of which begin with column 0."""
+    parts: list[list[int]] = [[0]]
+    for number in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[other] for other in parts[-1]) + widths[number] > room:
+            parts.append([0])
+        parts[-1].append(number)
+    return parts
 
 
 def _text(cell: str | float | None) -> str:

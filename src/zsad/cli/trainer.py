@@ -48,7 +48,8 @@ class MapWriter(BasePredictionWriter):
         rank = "" if trainer.world_size == 1 else f"-{trainer.global_rank}"
         self._rows = self.folder / f"predictions{rank}.jsonl"
         self._rows.write_text("", encoding="utf-8")
-        self._rank, self._written = rank, 0
+        self._rank = rank
+        self._used: dict[str, int] = {}  # several images may be parts of one file
 
     def write_on_batch_end(
         self,
@@ -63,11 +64,22 @@ class MapWriter(BasePredictionWriter):
         """Write the rows and maps of a batch."""
         with self._rows.open("a", encoding="utf-8") as file:
             for number, (path, name) in enumerate(zip(batch["image_path"], batch["class_name"], strict=True)):
-                map_file = f"maps/{self._written:06d}{self._rank}.npy"
+                map_file = self._map_file(path, name, getattr(getattr(trainer, "datamodule", None), "root", None))
+                (self.folder / map_file).parent.mkdir(parents=True, exist_ok=True)
                 np.save(self.folder / map_file, prediction.anomaly_map[number].float().cpu().numpy())
                 row = {"path": path, "class_name": name, "score": float(prediction.pred_score[number]), "map": map_file}
                 file.write(json.dumps(row) + "\n")
-                self._written += 1
+
+    def _map_file(self, image_path: str, class_name: str, root: Path | None) -> str:
+        """Return where the map of an image goes: its path below the data, by which ``zsad evaluate`` finds its mask."""
+        image = Path(image_path)
+        below = Path(class_name, image.name)
+        if root is not None and image.is_relative_to(root):
+            below = image.relative_to(root)
+        file = Path("maps", *(part for part in below.with_suffix("").parts if part not in ("..", "/")))
+        number = self._used.get(file.as_posix(), 0)
+        self._used[file.as_posix()] = number + 1
+        return f"{file.as_posix()}{f'-{number}' if number else ''}{self._rank}.npy"
 
 
 class ZsadCLI(LightningCLI):

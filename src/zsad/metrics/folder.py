@@ -76,7 +76,8 @@ def evaluate_folder(
 
     Args:
         maps: Folder of maps, nested or flat.
-        masks: Folder of masks. A map in a folder named ``good``, ``normal`` or ``ok`` needs none.
+        masks: Folder of masks, or a data set with folders ``ground_truth``. A map in a folder named ``good``,
+            ``normal`` or ``ok`` needs none.
         scores: CSV file with image scores: columns ``path`` and ``score``, optionally ``label`` (1 anomalous, 0
             normal). By default an image's score is the maximum of its map. Without labels an image counts as anomalous
             if its mask has a pixel, which overlooks defects that were too small to be drawn.
@@ -163,7 +164,10 @@ def _index(folder: Path, extensions: frozenset[str], what: str) -> dict[Key, Pat
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder of {what} does not exist: '{folder}'.")
     found: dict[Key, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    paths = sorted(folder.rglob("*"))
+    if what == "masks" and (marked := [path for path in paths if "ground_truth" in path.relative_to(folder).parts]):
+        paths = marked  # the root of a data set: the images beside the masks are none
+    for path in paths:
         if path.suffix.lower() not in extensions or path.name.startswith(".") or not path.is_file():
             continue
         key = _key(path.relative_to(folder))

@@ -3,7 +3,6 @@
 import dataclasses
 
 from rich.console import Console
-from rich.table import Table
 
 from zsad.datamodules.facts import Facts, all_facts
 
@@ -13,23 +12,19 @@ def data_list(as_json: bool = False) -> int:
     if as_json:
         Console().print_json(data=[_plain(facts) for facts in all_facts().values()])
         return 0
-    table = Table(title="Data sets (normal + anomalous test images)", expand=True)
-    for heading in ("key", "title", "domain", "classes", "images", "metrics", "licence", "size", "get it"):
-        table.add_column(heading, overflow="fold")
+    console = Console(highlight=False)
+    console.print("Key, title, numbers of classes and of normal + anomalous test images; then licence, size, source.")
     for facts in all_facts().values():
         total = facts.counts.get("*")
-        table.add_row(
-            facts.key,
-            facts.title,
-            facts.domain,
-            str(len(facts.classes)),
-            "?" if total is None else f"{total[0]} + {total[1]}",
-            _levels(facts),
-            facts.license,
-            facts.size or "?",
-            f"zsad data download {facts.key}" if facts.download else f"{facts.obtain} {facts.home or ''}".strip(),
+        images = "? images" if total is None else f"{total[0]} + {total[1]} images"
+        classes = f"{len(facts.classes)} class{'es' if len(facts.classes) != 1 else ''}"
+        console.print(
+            f"[bold]{facts.key}[/bold]  {facts.title}: {facts.domain}, {classes}, {images}, {_levels(facts)}",
+            soft_wrap=True,
         )
-    Console().print(table)
+        get_it = f"zsad data download {facts.key}" if facts.download else facts.home or "see its page"
+        console.print(f"    {facts.license}; {facts.size or 'size unknown'}; {get_it}", soft_wrap=True, markup=False)
+    console.print("How to get one by hand: zsad data download KEY. All of it for programs: zsad data list --json.")
     return 0
 
 
