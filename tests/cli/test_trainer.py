@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import subprocess
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
+from zsad.cli import main as cli
 from zsad.synthetic import generate
 
 
@@ -49,3 +53,52 @@ def test_two_processes(command: str, model: str, data: Path, tmp_path: Path) -> 
     two, one = (re.findall(r"coin.*|mean.*", text) for text in shown)
     assert two == one, "every image counts once, however many processes there are"
     assert two
+
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--model", "CoOp", "--model.sgima=4"], "CoOp has no option '--model.sgima'. Nearest: '--model.sigma'"),
+        (["--model", "ANVL"], "Unknown method 'ANVL'. Did you mean 'anovl'"),
+        (
+            ["--model", "CLIP", "--trainer.acelerator=cpu"],
+            "The Trainer has no option '--trainer.acelerator'. Nearest: '--trainer.accelerator'",
+        ),
+        (["--model", "CLIP", "--chkpt_path=x"], "The command has no option '--chkpt_path'. Nearest: '--ckpt_path'"),
+        (["--model", "CLIP", "--data.rot=x"], "Folder has no option '--data.rot'. Nearest: '--data.root'"),
+        (["--model", "CLIP", "--model.metrics=exakt"], "Got value: exakt"),
+        (["--model", "CLIP", "--model.backbone=ViT-B-32/openai"], "'ViT-B-32' computes with gelu"),
+        (["--model", "CLIP", "--model.backbone=ViT-B-32/no/such.pt"], "neither a file nor a pretrained tag"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    mistake: list[str], message: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = [] if any("backbone" in part for part in mistake) else ["--model.backbone=zsad-mini"]
+    assert cli.main(["test", *mistake, *backbone, "--data", "Folder", "--data.root", str(data), *QUIET]) == 2
+    shown = capsys.readouterr()
+    line = shown.err.partition("zsad: error: ")[2].strip()
+    assert message in line
+    assert len(line.splitlines()) == 1
+    assert "usage" not in shown.err + shown.out
+    assert "Namespace" not in shown.err
+
+
+def test_a_test_writes_its_result(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["test", "--model", "CLIP", "--model.backbone=zsad-mini", "--data", "Folder", "--data.root", str(data)]
+    assert cli.main([*arguments, *QUIET]) == 0
+    shown = capsys.readouterr()
+    assert "Tip:" not in shown.err
+    assert "test/image_auroc" not in shown.out, "raw metric rows"
+    assert not (tmp_path / "zsad-predictions").exists()
+    assert cli.main([*arguments, *QUIET, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    with (tmp_path / "out" / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    labels, scores = [int(row["label"]) for row in rows], [float(row["score"]) for row in rows]
+    assert result["mean"]["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert {"versions", "git", "protocol", "hyper_parameters", "backbone", "device", "counts"} <= set(result)

@@ -1,6 +1,7 @@
 """``zsad fit|validate|test|predict``: Lightning's command line for every method and data set, by short names."""
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 
+from zsad.cli.mistakes import check_options, one_line
+from zsad.cli.tested import write_test
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
 from zsad.datamodules import GROUP as DATA_GROUP
 from zsad.datamodules.outside import find_outside
@@ -23,6 +26,7 @@ from zsad.methods import GROUP as METHOD_GROUP
 from zsad.methods import METHODS, Method
 from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
+from zsad.metrics.result import EvaluationResult
 from zsad.prompts.yaml_text import read_yaml
 from zsad.types import Batch, Prediction
 from zsad.weights import registry
@@ -86,14 +90,15 @@ class ZsadCLI(LightningCLI):
     """Lightning's command line with our defaults; methods and data sets go by class or registry name."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--out`` for the files that ``predict`` writes."""
-        parser.add_argument("--out", type=str, default="zsad-predictions", help="folder that predict writes to")
+        """Add ``--out`` for the files that ``predict`` and ``test`` write."""
+        parser.add_argument("--out", type=str, default="zsad-predictions", help="folder that predict and test write to")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the arguments, and remember which options of the model were given by hand."""
         super().parse_arguments(parser, args)
         typed = parser.parse_args(args, defaults=False)
-        model = typed[typed.subcommand].get("model") or {}
+        self._typed = typed[typed.subcommand]
+        model = self._typed.get("model") or {}
         self._by_hand: dict[str, Any] = dict(vars(model.get("init_args") or Namespace()))
 
     def _parse_ckpt_path(self) -> None:
@@ -123,6 +128,8 @@ class ZsadCLI(LightningCLI):
         """Keep no predictions in memory: they go to files."""
         if self.subcommand == "predict":
             self.config.predict.return_predictions = False
+        elif self.subcommand in ("test", "validate") and "verbose" not in self._typed:
+            self.config[self.subcommand].verbose = False  # our table says it in fewer lines
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer: it trains for the published epochs unless told otherwise, and writes what it predicts."""
@@ -166,14 +173,20 @@ class ZsadCLI(LightningCLI):
             model.load_weights(adapters.fetch(entry).path)
             given["ckpt_path"] = None
 
-    def _table(self) -> None:
-        result = self.model.evaluator.compute()  # every process takes part: each has seen its share of the images
+    def _table(self) -> EvaluationResult:
+        result: EvaluationResult = (
+            self.model.evaluator.compute()
+        )  # every process takes part: each has seen its share of the images
         if self.trainer.is_global_zero:
             Console().print(result.table())
+        return result
 
     def after_test(self) -> None:
-        """Print the metrics as a table, per class and mean."""
-        self._table()
+        """Print the metrics as a table, per class and mean; write what ``--out`` asks for."""
+        result = self._table()
+        if "out" in self._typed and self.trainer.is_global_zero:
+            path = write_test(Path(self._typed.out), self.trainer, self.model, self.datamodule, result)
+            Console().print(f"Result, scores and pictures: {path.parent}", soft_wrap=True, highlight=False)
 
     def after_validate(self) -> None:
         """Print the metrics as a table, per class and mean."""
@@ -232,7 +245,26 @@ def main(arguments: Sequence[str]) -> int:
     quiet = {} if fitting else {"logger": False, "enable_checkpointing": False}
     # it is meant to be called like this: another part of the program has read the command's name already
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
     _check_yaml(arguments)
+    check_options(arguments[1:])
+    try:
+        _command(arguments, fitting, quiet)
+    except ArgumentError as error:
+        raise ValueError(one_line(str(error))) from error
+    except (ValueError, TypeError, OSError) as error:
+        if "Errors:" not in str(error):
+            raise
+        raise ValueError(one_line(str(error))) from error
+    return 0
+
+
+def _no_tips(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def _command(arguments: Sequence[str], fitting: bool, quiet: dict[str, Any]) -> None:
+    frank = {"exit_on_error": False}  # an error is raised, in place of a page of usage
     ZsadCLI(
         Method,
         BenchmarkDataModule,
@@ -244,5 +276,5 @@ def main(arguments: Sequence[str]) -> int:
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
         args=class_names(arguments),
+        parser_kwargs={**frank, **{name: dict(frank) for name in ZsadCLI.subcommands()}},
     )
-    return 0
