@@ -28,7 +28,7 @@ from zsad.inference.panels import draw_panel, named
 from zsad.inference.result import Result
 from zsad.inference.scoring import Outcome, score_all
 from zsad.methods import METHODS, Method
-from zsad.methods.few_shot import MissingReferencesError
+from zsad.methods.memory import MissingReferencesError
 from zsad.methods.musc import Panel, PanelError, Transductive
 
 __all__ = ["Predictor", "Size", "find_device"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zsad.inference.opening import Opened
 from zsad.methods import CheckpointError, Method
-from zsad.methods.few_shot import MissingReferencesError
+from zsad.methods.memory import MissingReferencesError
 from zsad.methods.musc import PanelError, Transductive
 
 _OF_THE_RUN = (

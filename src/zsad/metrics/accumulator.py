@@ -1,7 +1,7 @@
 """States of the metrics over batches and processes: all scores, or histograms of fixed size."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -227,10 +227,19 @@ class ScoreAccumulator(ListMetric):
 
 
 class ScoreMetric(ScoreAccumulator):
-    """A metric of scores and labels of which a child gives the value and its bound."""
+    """A metric of scores and labels of which a child gives the formulas of the value and of its bound.
+
+    Args:
+        mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
+        score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
+        bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
+        **kwargs: Of ``torchmetrics.Metric``.
+    """
 
     higher_is_better = True
     is_differentiable = False
+    formula: "ClassVar[staticmethod[[Counts], Tensor]]"
+    bound_formula: "ClassVar[staticmethod[[Counts], float]]"
 
     def __init__(
         self,
@@ -243,11 +252,11 @@ class ScoreMetric(ScoreAccumulator):
 
     def value(self, counts: Counts) -> Tensor:
         """Return the metric, NaN where it is undefined."""
-        raise NotImplementedError
+        return type(self).formula(counts)
 
     def error_bound(self, counts: Counts) -> float:
         """Return how far the value may be from the exact one; 0 in the exact mode."""
-        raise NotImplementedError
+        return type(self).bound_formula(counts)
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Add scores with their labels.

@@ -47,11 +47,7 @@ def auroc_bound(counts: Counts) -> float:
 class AUROC(ScoreMetric):
     """Area under the ROC curve of scores from any number of batches and processes.
 
-    Args:
-        mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
-        score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
-        bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
-        **kwargs: Of ``torchmetrics.Metric``.
+    Args are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
 
     Example:
         >>> metric = AUROC(mode="exact")
@@ -61,10 +57,5 @@ class AUROC(ScoreMetric):
         0.875
     """
 
-    def value(self, counts: Counts) -> Tensor:
-        """Return the metric, NaN where it is undefined."""
-        return auroc_of(counts)
-
-    def error_bound(self, counts: Counts) -> float:
-        """Return how far the value may be from the exact one."""
-        return auroc_bound(counts)
+    formula = staticmethod(auroc_of)
+    bound_formula = staticmethod(auroc_bound)

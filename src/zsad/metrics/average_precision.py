@@ -55,11 +55,7 @@ def average_precision_bound(counts: Counts) -> float:
 class AveragePrecision(ScoreMetric):
     """Average precision of scores from any number of batches and processes.
 
-    Args:
-        mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
-        score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
-        bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
-        **kwargs: Of ``torchmetrics.Metric``.
+    Args are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
 
     Example:
         >>> metric = AveragePrecision(mode="exact")
@@ -68,10 +64,5 @@ class AveragePrecision(ScoreMetric):
         0.8333333333333333
     """
 
-    def value(self, counts: Counts) -> Tensor:
-        """Return the metric, NaN where it is undefined."""
-        return average_precision_of(counts)
-
-    def error_bound(self, counts: Counts) -> float:
-        """Return how far the value may be from the exact one."""
-        return average_precision_bound(counts)
+    formula = staticmethod(average_precision_of)
+    bound_formula = staticmethod(average_precision_bound)

@@ -52,11 +52,7 @@ def f1_max_bound(counts: Counts) -> float:
 class F1Max(ScoreMetric):
     """Greatest F1 over all thresholds, of scores from any number of batches and processes.
 
-    Args:
-        mode: ``"binned"`` has a fixed memory and an error that :meth:`bound` reports; ``"exact"`` keeps all scores.
-        score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
-        bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
-        **kwargs: Of ``torchmetrics.Metric``.
+    Args are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
 
     Example:
         >>> metric = F1Max(mode="exact")
@@ -65,10 +61,5 @@ class F1Max(ScoreMetric):
         0.8
     """
 
-    def value(self, counts: Counts) -> Tensor:
-        """Return the metric, NaN where it is undefined."""
-        return f1_max_of(counts)
-
-    def error_bound(self, counts: Counts) -> float:
-        """Return how far the value may be from the exact one."""
-        return f1_max_bound(counts)
+    formula = staticmethod(f1_max_of)
+    bound_formula = staticmethod(f1_max_bound)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zsad.methods.few_shot import Memory, MissingReferencesError
+from zsad.methods.memory import Memory, MissingReferencesError
 from zsad.methods.musc.aggregation import Grid
 
 _FORMAT = 1

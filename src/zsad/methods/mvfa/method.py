@@ -25,7 +25,7 @@ from zsad.training.augment import VIEWS, view
 from zsad.types import CLIP_MEAN, CLIP_STD, Batch, Context, ImageProtocol, Prediction
 
 _ALIASES = {"Retina": "retinal OCT"}  # the data module's word -> the released code's
-_BRANCHES: tuple[Branch, ...] = ("seg", "det")
+_BRANCHES: tuple[Branch, Branch] = ("seg", "det")
 
 
 class MVFA(TrainedMethod):
