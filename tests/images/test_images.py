@@ -500,3 +500,11 @@ def test_a_folder_that_cannot_be_read_is_an_item_of_its_own() -> None:
             (root / "closed").chmod(0o755)
     assert [Path(one.path).name for one in found] == ["a.png", "closed", "z.png"]
     assert [one.error is None for one in found] == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32", "float64"])
+def test_orientation_of_tiffs_that_are_read_in_bands(tmp_path: Path, kind: str) -> None:
+    values = (np.arange(12).reshape(3, 4) * 20).astype(kind)
+    path = tiff(tmp_path / "a.tif", values, extratags=[(274, "H", 1, 6, True)])
+    found = np.asarray(load_rgb(path, ReadOptions(window=(0, 255))))[..., 0]
+    assert np.array_equal(found, np.rot90(values, -1).astype(np.uint8))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from zsad.images.levels import DEFAULT, Extent, ReadOptions, Window, to_8_bit
-from zsad.images.tiff import TooLargeError, read_tiff
+from zsad.images.tiff import TooLargeError, read_tiff, tiff_orientation
 
 _BAND = 2**22  # pixels at a time
 _NO_LIMIT = 2**62
@@ -283,13 +283,16 @@ def _is_bent(image: Image.Image, options: ReadOptions) -> bool:
     """Whether Pillow would lose grey levels: signed ones, 32 bits, or 16 bits per colour that a window is for."""
     tags: Any = getattr(image, "tag_v2", {})
     bits, kind = tags.get(_TIFF_BITS, (1,))[0], tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0]
-    return kind == 2 or (kind == 1 and bits >= 32) or (options.limits is not None and bits == 16)
+    # floats are whole, but Pillow holds them twice as large as bands of them
+    return kind in (2, 3) or (kind == 1 and bits >= 32) or (options.limits is not None and bits == 16)
 
 
 def _tiff_picture(path: str | Path, options: ReadOptions) -> Picture:
     image, window, extent = read_tiff(path, options)
     fitting = None if options.limits is not None else extent.fitting(window)
-    return Picture(image.convert("RGB"), None if fitting is None else _small_part(extent, window, fitting), fitting)
+    image = _in_bands(image, window) if image.mode != "RGB" else image
+    image = image.transpose(_TURNS[turn]) if (turn := tiff_orientation(path)) != 1 else image
+    return Picture(image, None if fitting is None else _small_part(extent, window, fitting), fitting)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -61,9 +61,19 @@ def read_tiff(path: str | Path, options: ReadOptions, any_kind: bool = False) ->
         return Image.fromarray(out), window, extent
 
 
+def tiff_orientation(path: str | Path) -> int:
+    """Return how the first page is stored, 1 to 8 as in EXIF; 1 is upright, and what other values are taken for."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        tag = page.tags.get(274)
+        return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
 def _bands(page: Any, dtype: np.dtype[Any], channels: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
     """Yield (top, left, values) of parts of a page, values (rows, columns, channels)."""
-    if page.is_memmappable and page.planarconfig == 1:
+    if page.is_contiguous and page.planarconfig == 1:  # stored plainly; whether it is aligned does not matter here
         row = page.imagewidth * channels
         rows = max(1, _BAND // row)
         stored = dtype.newbyteorder(page.parent.byteorder)
