@@ -259,6 +259,12 @@ def test_pages_are_compared_by_their_numbers() -> None:
     assert "1.0 against 1.6" in (disagreement("| a | 1.0 |", "| a | 1.6 |", 0.5) or "")
     assert "line 1" in (disagreement("| a | 1.0 |", "| b | 1.0 |", 0.5) or "")
     assert "lines" in (disagreement("a", "a\nb", 0.5) or "")
+    assert disagreement("| a (±1.5) | 1.0 |", "| a (±1.5) | 2.4 |", 0.1) is None  # a row's own tolerance
+    assert "1.0 against 2.6" in (disagreement("| a (±1.5) | 1.0 |", "| a (±1.5) | 2.6 |", 0.1) or "")
+    assert "1.0 against 1.2" in (
+        disagreement("| a (±1.5) | 1.0 |\n| b | 1.0 |", "| a (±1.5) | 1.0 |\n| b | 1.2 |", 0.1) or ""
+    )
+    assert "line 1" in (disagreement("| a (±1.5) | 1.0 |", "| a (±9.5) | 1.0 |", 0.1) or "")
 
 
 def test_report_without_results(tmp_path: Path) -> None:

@@ -117,7 +117,10 @@ def compare_methods(results: Path, first: str, second: str, resamples: int = 100
 
 
 def disagreement(page_text: str, regenerated: str, tolerance: float) -> str | None:
-    """Return where two pages differ by more than the tolerance in a number, or in any other text; None if nowhere."""
+    """Return where two pages differ by more than the tolerance in a number, or in any other text; None if nowhere.
+
+    A line that says ``(±1.5)``, as a row's label may, has that tolerance in place of a smaller one.
+    """
     mine, theirs = page_text.splitlines(), regenerated.splitlines()
     if len(mine) != len(theirs):
         return f"{len(mine)} lines against {len(theirs)}"
@@ -125,8 +128,10 @@ def disagreement(page_text: str, regenerated: str, tolerance: float) -> str | No
     for place, (left, right) in enumerate(zip(mine, theirs, strict=True), start=1):
         if number.sub("#", left) != number.sub("#", right):
             return f"line {place}: '{left}' against '{right}'"
+        stated = re.search(r"\(±(\d+(?:\.\d+)?)\)", left)
+        allowed = max(tolerance, float(stated[1])) if stated else tolerance
         for a, b in zip(number.findall(left), number.findall(right), strict=True):
-            if abs(float(a) - float(b)) > tolerance + 1e-9:
+            if abs(float(a) - float(b)) > allowed + 1e-9:
                 return f"line {place}: {a} against {b} in '{left}'"
     return None
 

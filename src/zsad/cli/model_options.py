@@ -7,15 +7,22 @@ from zsad.clip.backbone import Precision
 from zsad.clip.loading import is_named
 from zsad.decision import Card, CardError
 from zsad.inference.identity import options_from_card
+from zsad.inference.loading import FIRST_LOOK
 from zsad.methods import METHODS
 from zsad.prompts.yaml_text import read_yaml
 
-DEFAULT_METHOD, DEFAULT_CLASS = "anovl", "object"
+DEFAULT_CLASS = "object"
+COSTS = {
+    "clip": "1", "clipac": "1", "maskclip": "1", "winclip": "8 to 13", "musc": "1, and comparisons", "vand": "1",
+    "coop": "1", "anomalyclip": "1", "anovl": "22; 1 with views=none", "alfa": "8 to 12", "aaclip": "1",
+    "visualad": "1", "adaclip": "2 to 7", "mvfa": "1", "transmm": "1",
+}  # fmt: skip
+"""Time of an image in passes of the image tower, texts left out: CPU, random weights, ViT-B/32 to ViT-B/16+."""
 
 
 def add_model_options(made: argparse.ArgumentParser) -> None:
     """Add method, class, backbone, checkpoint, options and references to a parser; without a value they are None."""
-    made.add_argument("--method", help=f"one of: {', '.join(METHODS)} (default: the card's, else {DEFAULT_METHOD})")
+    made.add_argument("--method", help="see the table below (default: the card's, else anovl, views=none)")
     made.add_argument("--class-name", help="what the images show, in plain words (default: the card's, else 'object')")
     made.add_argument(
         "--backbone",
@@ -29,6 +36,14 @@ def add_model_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--references", metavar="DIR", help="folder of normal reference images: few-shot")
     made.add_argument("--shots", type=int, metavar="N", help="how many of them, drawn by seed; default: all")
+
+
+def method_table() -> str:
+    """Return the registered methods with their cost, a line each."""
+    lines = ["method       trained  time of an image, in passes of the image tower", ""]
+    for name, kind in METHODS.items():
+        lines.append(f"{name:<12} {'yes' if kind.learns() else 'no':<8} {COSTS.get(name, '?')}")
+    return "\n".join(lines)
 
 
 def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str, Any]:
@@ -59,7 +74,9 @@ def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str
     args.precision = args.precision or "32"
     if args.precision not in get_args(Precision):
         raise CardError(f"The card's precision '{args.precision}' is none of {list(get_args(Precision))}.")
-    args.method = args.method or DEFAULT_METHOD
+    if args.method is None:
+        args.method, first = FIRST_LOOK
+        options = {**first, **options}
     args.class_name = args.class_name or DEFAULT_CLASS
     return {
         "name": args.method,

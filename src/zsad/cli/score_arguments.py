@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from zsad.cli.explain import add_explain_option
-from zsad.cli.model_options import add_model_options
+from zsad.cli.model_options import add_model_options, method_table
 from zsad.images.overlay import Scale
 from zsad.inference.run import AUTO
 
@@ -14,10 +14,12 @@ def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
     made = argparse.ArgumentParser(
         prog="zsad score",
-        description="Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it goes. "
-        "Started again with the same settings, it goes on where it stopped.",
-        epilog="Scores rank images of one kind of product; there is no universal threshold. "
-        "Exit status: 0, also if some files have a row with an error; 1 if nothing could be scored; 2 for an error.",
+        description="Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it "
+        "goes.\nStarted again with the same settings, it goes on where it stopped.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Scores rank images of one kind of product; there is no universal threshold.\n"
+        "Exit status: 0, also if some files have a row with an error; 1 if nothing could be scored; 2 for an error.\n\n"
+        + method_table(),
     )
     made.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders (to every depth) and patterns")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results; never an input")

@@ -20,6 +20,8 @@ from zsad.methods.restoring import restore
 from zsad.weights.checkpoints import is_ours, read_checkpoint
 
 PUBLISHED = "published"
+FIRST_LOOK: tuple[str, dict[str, Any]] = ("anovl", {"views": "none"})
+"""Method and options for who names none: training-free, one pass of the image tower, maps of V-V attention."""
 
 
 UNTRAINED = "untrained"
@@ -30,7 +32,7 @@ class SyntheticModelWarning(UserWarning):
 
 
 def load_model(
-    name: str,
+    name: str | None = None,
     backbone: str | Clip | None = None,
     checkpoint: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -48,7 +50,8 @@ def load_model(
     """Return a method that is ready to score images.
 
     Args:
-        name: Name of the method, see :func:`zsad.methods.list_methods`; case does not matter. With adapters,
+        name: Name of the method, see :func:`zsad.methods.list_methods`; case does not matter. Without one it is
+            AnoVL without views, which needs one pass of the image tower and no training. With adapters,
             ``"anomalyclip/visa"``, it is the same as ``checkpoint="visa"``.
         backbone: Name for :func:`zsad.clip.load_clip`, or a loaded one. None is the checkpoint's or, without
             one, the paper's, which open_clip downloads on first use and finds in its cache afterwards; ``"published"``
@@ -85,6 +88,8 @@ def load_model(
         >>> result = load_model("clip").predict(image, class_name="cork")  # doctest: +SKIP
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
+    if name is None:
+        name, options = FIRST_LOOK[0], {**FIRST_LOOK[1], **options}
     name, checkpoint = adapters.split_name(name, checkpoint)
     kind = get_method(name, by_hand=True)
     reading = ReadOptions(window, bits, max_pixels)
