@@ -231,8 +231,12 @@ def _until(condition: Callable[[], bool], seconds: float = 120) -> bool:
 def test_workers_end_with_their_parent(number: signal.Signals, tmp_path: Path) -> None:
     data = "Synthetic:images=4000,classes=[gear],train_images=8"
     arguments = _arguments(tmp_path / "out", data, methods=("clip", "maskclip"))
+    heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # the tests may run where it is ignored
     parent = subprocess.Popen(
-        [*COMMAND, *arguments, "--jobs", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*COMMAND[:2], heard + COMMAND[2], *arguments, "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     workers: list[int] = []
     try:

@@ -452,7 +452,11 @@ def test_checkpoints_and_logs_hold_no_key_and_no_object(server: Server, tiny: Cl
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"alfa.ckpt", "hparams.yaml", "alfa_prompts.json"} <= {path.name for path in files}
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
-    again = ALFA.load_from_checkpoint(tmp_path / "alfa.ckpt", backbone=tiny)
+    given: dict[str, Any] = {
+        "llm": llm,
+        "cache_dir": str(tmp_path / "cache"),
+    }  # a file never decides where questions go
+    again = ALFA.load_from_checkpoint(tmp_path / "alfa.ckpt", backbone=tiny, **given)
     assert again.writer.llm == model.writer.llm
 
 

@@ -291,7 +291,7 @@ def test_inference_from_a_checkpoint_runs_no_text_tower(tiny: Clip, image: Tenso
 
     clip.model.transformer.register_forward_pre_hook(refuse)
     for block in clip.model.transformer.resblocks:
-        block.register_forward_pre_hook(refuse)
+        block.ln_1.register_forward_pre_hook(refuse)
     got = loaded(image, ["nut", "pcb", "nut", "hazelnut"])
     torch.testing.assert_close(got.anomaly_map, expected.anomaly_map, atol=1e-6, rtol=0)
     with torch.no_grad():

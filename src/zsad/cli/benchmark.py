@@ -188,7 +188,7 @@ def _end_with_parent() -> None:
     """End this process as soon as the one that started it is gone; results are written whole, so nothing is lost."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):  # not sys.stdin, whose lock Python wants back when it ends
             pass
         os._exit(143)
 
