@@ -71,7 +71,7 @@ class Evaluation:
 
     def compute(self) -> EvaluationResult:
         """Return all metrics over all processes; every process must call it."""
-        if self.rule is not None and self._final < len(self.images):
+        if self.rule is not None:  # also without an image of its own: the other processes wait for this one
             self._replace(self.rule, self.images[self._final :])
         self._final = len(self.images)
         return self.evaluator.compute()
