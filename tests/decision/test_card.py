@@ -95,6 +95,26 @@ def test_another_model_is_refused(key: str) -> None:
     assert repr(other[key]) in str(error.value)
 
 
+@pytest.mark.parametrize("rule", ["far=0.05", "f1"])
+def test_another_runtime_takes_the_card_only_if_no_threshold_can_move(rule: str) -> None:
+    normal = scores(100)
+    made = card(rule=rule, anomalous=scores(20, 1) + 2)
+    threshold = np.float64(made.entry().threshold)
+    ordered = np.sort(normal.astype(np.float64))[::-1]
+    own, others = (ordered[4], np.delete(ordered, 4)) if rule == "far=0.05" else (threshold, ordered)
+    gap = np.abs(others - own).min()
+    assert made.entry().gap == pytest.approx(gap)
+    moved = made.carried(gap * 0.99, runtime="openvino", precision="int8")
+    moved.require({**MODEL, "runtime": "openvino", "precision": "int8"}, PROTOCOL)
+    with pytest.raises(CardError, match="made with runtime 'openvino', this model has 'torch'"):
+        moved.require({**MODEL, "precision": "int8"}, PROTOCOL)
+    for difference in (gap, np.nan):
+        with pytest.raises(CardError, match=r"Scores of onnxruntime at precision 32 differ by .* 'metal nut' .* apart"):
+            made.carried(difference, runtime="onnxruntime", precision="32")
+    with pytest.raises(CardError, match="one of torch, onnxruntime, openvino, got 'tflite'"):
+        made.carried(0, runtime="tflite", precision="32")
+
+
 @pytest.mark.parametrize("key", PROTOCOL)
 def test_another_protocol_is_refused(key: str) -> None:
     with pytest.raises(CardError, match=rf"protocol \({key}\)"):

@@ -18,6 +18,10 @@ MODEL_KEYS = (
 )  # fmt: skip
 """What decides a score, besides the protocol."""
 
+RUNTIMES = ("torch", "onnxruntime", "openvino")
+"""What computes; a card serves the one that it was made with, see :meth:`Card.carried`."""
+TORCH = RUNTIMES[0]
+
 _WORDS = {
     "backbone_weights": "backbone weights", "learned_parameters": "learned parameters (adapters)",
     "references": "reference images", "panel": "panel",
@@ -151,6 +155,27 @@ class Card:
             for key in sorted({*given, *self.protocol}):
                 if given.get(key) != self.protocol.get(key):
                     raise CardError(_differs(f"protocol ({key})", self.protocol.get(key), given.get(key)))
+
+    def carried(self, difference: float, *, runtime: str, precision: str) -> "Card":
+        """Return the card for the same model in another runtime or precision.
+
+        Args:
+            difference: Greatest difference between scores there and here that a verification found.
+            runtime: One of :data:`RUNTIMES`.
+            precision: As typed.
+
+        Raises:
+            CardError: The runtime is unknown, or the difference could change which calibration score is the threshold.
+        """
+        if runtime not in RUNTIMES:
+            raise CardError(f"The runtime must be one of {', '.join(RUNTIMES)}, got '{runtime}'.")
+        for name, entry in self.classes.items():
+            if not 0 <= difference < entry.gap:
+                raise CardError(
+                    f"Scores of {runtime} at precision {precision} differ by up to {difference:.3g}, and beside the "
+                    f"threshold of '{name}' the card's scores lie {entry.gap:.3g} apart: calibrate with that runtime."
+                )
+        return replace(self, model={**self.model, "runtime": runtime, "precision": precision})
 
     @cached_property
     def image_digests(self) -> frozenset[str]:

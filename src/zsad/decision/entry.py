@@ -117,6 +117,15 @@ class ClassEntry:
         """Share of false alarms that was asked for; None for the rules with labelled images."""
         return self.rule.value if self.rule.name in ("far", "any") else None
 
+    @property
+    def gap(self) -> float:
+        """Distance from the score at the threshold to the nearest other calibration score; infinite without one."""
+        scores = self.calibration.scores.astype(np.float64)
+        below = int(np.searchsorted(self.calibration.scores, np.float32(self.threshold), side="left"))
+        own = self.threshold if self.k is None else scores[below - 1]  # the threshold is the next float above it
+        others = scores if self.k is None else np.delete(scores, below - 1)
+        return float(np.abs(others - own).min()) if len(others) else float("inf")
+
     def label(self, score: float, n_regions: int = 0) -> int:
         """Return 1 if a score alarms: by its rank, in whole numbers, or by the threshold of the labelled images.
 

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from zsad.decision import Card, CardError
+from zsad.decision.card import TORCH
 from zsad.images import list_images, load_rgb
 from zsad.methods import METHODS, Method
 from zsad.methods.few_shot import draw
@@ -20,13 +21,16 @@ _NOT_OPTIONS = frozenset({"backbone", "references", "shots", "shot_seed", "panel
 _HASHED = frozenset({"cache_dir", "llm_cache"})
 
 
-def model_identity(method: Method, class_name: str | None = None, precision: str = "32") -> dict[str, Any]:
+def model_identity(
+    method: Method, class_name: str | None = None, precision: str = "32", runtime: str = TORCH
+) -> dict[str, Any]:
     """Return what decides the scores of a method, for :meth:`zsad.decision.Card.require`.
 
     Args:
         method: Loaded.
         class_name: Class whose reference images count; without one, of all classes in the memory.
         precision: As the door was asked for it.
+        runtime: What computes, one of :data:`zsad.decision.card.RUNTIMES`.
     """
     return {
         "method": type(method).__name__,
@@ -36,7 +40,7 @@ def model_identity(method: Method, class_name: str | None = None, precision: str
         "learned_parameters": tower_key(method, {})[:16],
         "references": _references_key(method, class_name),
         "precision": precision,
-        "runtime": "torch",
+        "runtime": runtime,
         "panel": panel_key(method, class_name),
     }
 
@@ -102,13 +106,13 @@ def reference_digests(method: Method, class_name: str) -> list[str]:
     return [pixel_digest(load_rgb(path)) for path in reference_paths(method, class_name)]
 
 
-def check_card(card: Card, method: Method, precision: str = "32") -> None:
+def check_card(card: Card, method: Method, precision: str = "32", runtime: str = TORCH) -> None:
     """Refuse a card of another model, and references that calibrated it.
 
     Raises:
         CardError: The message names both values, or the reference image.
     """
-    own = model_identity(method, precision=precision)
+    own = model_identity(method, precision=precision, runtime=runtime)
     for name in card.classes:  # references are per class
         of_class = {"references": _references_key(method, name), "panel": panel_key(method, name)}
         card.require({**own, **of_class}, protocol_identity(method))

@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageShow
 
-from zsad.decision import regions as find_regions
 from zsad.decision.entry import ClassEntry, Decision
 from zsad.decision.regions import MOST, Region, calibrated_regions, rasterise
-from zsad.functional.maps import upsample
-from zsad.images import ImageError, Size
+from zsad.decision.regions import regions as find_regions
 from zsad.images.overlay import Limits, Scale, limits_of, outline, overlay
-from zsad.inference.files import FileFacts
+from zsad.images.reading import ImageError, Size
+
+if TYPE_CHECKING:
+    from zsad.inference.files import FileFacts
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Result:
     """What makes the score doubtful; None if nothing does."""
     source_size: Size | None = field(default=None, repr=False)
     """(height, width) of the upright picture, whatever size the result has; None if it could not be read."""
-    file: FileFacts | None = field(default=None, repr=False)
+    file: "FileFacts | None" = field(default=None, repr=False)
     """Size and time of the file when it was read; None for a picture that came from memory or is not there."""
     fitting_window: tuple[float, float] | None = field(default=None, repr=False)
     """The window that would fit, if the grey levels use less than an eighth of their container's range."""
@@ -108,6 +109,10 @@ class Result:
         size = self.source_size or self.anomaly_map.shape
         if self.model_map is None or self.anomaly_map.shape == size:
             return self.anomaly_map
+        import torch  # who reads results elsewhere needs none of it
+
+        from zsad.functional.maps import upsample
+
         return upsample(torch.from_numpy(self.model_map)[None], (size[0], size[1]))[0].numpy()
 
     def _outlines(self, picture: Image.Image) -> Image.Image:

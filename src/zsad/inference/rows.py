@@ -4,11 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Self
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-from zsad.inference.result import Result
+    from zsad.inference.result import Result
 
 FORMAT = 2
 """Of a folder of rows; ``settings.json`` says it."""
@@ -65,7 +66,7 @@ class Row:
     explanation: Any = None
 
     @classmethod
-    def of(cls, result: Result, **more: Any) -> Self:
+    def of(cls, result: "Result", **more: Any) -> "Self":
         """Return the row of a result, with the score in nine digits, which are single precision exactly.
 
         Hence a label that is given later is the label that would have been given at once.
@@ -94,7 +95,7 @@ class Row:
         return cls(**{**known, **more})
 
     @classmethod
-    def read(cls, line: str) -> Self:
+    def read(cls, line: str) -> "Self":
         """Return the row of a JSON line; keys that it lacks are None, keys that nobody knows are passed over.
 
         Raises:
