@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from zsad.datamodules.records import PackedRecords
+from zsad.functional.tiling import named
 from zsad.images import ImageError, load_rgb, mask_levels, mask_to_tensor, normalise, resized, to_pixels, to_tensor
 from zsad.types import Batch, ImageProtocol, Record
 
@@ -154,10 +155,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
 
 def describe(record: Record) -> str:
     """Return the path of a record's image; of a part of it with a media fragment, ``"a.jpg#xywh=0,635,500,635"``."""
-    if record.box is None:
-        return str(record.image_path)
-    left, top, right, bottom = record.box
-    return f"{record.image_path}#xywh={left},{top},{right - left},{bottom - top}"
+    return str(record.image_path) if record.box is None else named(str(record.image_path), record.box)
 
 
 def fit_mask(mask: NDArray[np.bool_], image: Image.Image, record: Record) -> NDArray[np.bool_]:
