@@ -2,9 +2,9 @@
 
 from zsad.inference.devices import find_device
 from zsad.inference.loading import PUBLISHED, UNTRAINED, load_model
+from zsad.inference.outcome import ScoreError
 from zsad.inference.predictor import Predictor, Size
 from zsad.inference.result import Result
-from zsad.inference.scoring import ScoreError
 from zsad.weights.checkpoints import read_checkpoint
 
 __all__ = [

@@ -16,7 +16,8 @@ from zsad.decision.grouping import one_per_group
 from zsad.decision.regions import largest_area
 from zsad.decision.rules import Rule
 from zsad.images import list_images, load_rgb, to_tensor
-from zsad.inference.identity import model_identity, pixel_digest, protocol_identity, reference_paths
+from zsad.inference.identity import model_identity, protocol_identity, reference_paths
+from zsad.inference.inputs import pixel_digest
 from zsad.inference.result import Result
 from zsad.methods.musc import Transductive
 

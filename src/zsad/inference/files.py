@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
-from zsad.images import Found, walk
+from zsad.images.listing import Found, walk
 
 _MIB = 2**20
 
@@ -36,7 +35,7 @@ class FileFacts:
     sha256: str | None = None
 
     @classmethod
-    def of(cls, path: str | Path, content: bool = False) -> Self | None:
+    def of(cls, path: str | Path, content: bool = False) -> "FileFacts | None":
         """Return the facts of a file; None if it is not there or cannot be opened.
 
         Args:

@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from zsad.decision import Card, CardError
 from zsad.decision.card import TORCH
 from zsad.images import list_images, load_rgb
+from zsad.inference.inputs import pixel_digest
 from zsad.methods import METHODS, Method
 from zsad.methods.few_shot import draw
 from zsad.methods.musc import Transductive
@@ -80,14 +79,6 @@ def options_from_card(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"(--option {option}=...) if it is meant."
             )
     return dict(options)
-
-
-def pixel_digest(picture: Image.Image) -> str:
-    """Return 8 hexadecimal digits of an upright picture's pixels, by which the same image is found again."""
-    rgb = picture.convert("RGB")
-    digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}".encode(), digest_size=4)
-    digest.update(rgb.tobytes())
-    return digest.hexdigest()
 
 
 def reference_paths(method: Method, class_name: str) -> list[Path]:

@@ -1,9 +1,12 @@
 """Whatever holds an image becomes a picture: a path, a folder, an array, a tensor."""
 
+import hashlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from zsad.images import Found, ImageError, ReadOptions, list_images, to_rgb
-from zsad.images.levels import DEFAULT, to_8_bit
+from zsad.images.levels import DEFAULT, ReadOptions, to_8_bit
+from zsad.images.listing import Found, list_images
+from zsad.images.reading import ImageError, to_rgb
 
 _BAND = 2**22  # values at a time
 
@@ -24,12 +27,26 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
+@dataclass(frozen=True)
+class Named:
+    """A picture from memory with a name, by which it is known to be one of a panel."""
+
+    name: str
+    picture: Any
+
+
+def is_array(x: Any) -> bool:
+    """Return whether this is an array or a tensor; without torch there are no tensors."""
+    torch: Any = sys.modules.get("torch")
+    return isinstance(x, np.ndarray) or (torch is not None and isinstance(x, torch.Tensor))
+
+
 def is_one(x: Any) -> bool:
     """Return whether this is one image, rather than a folder or a collection."""
     if isinstance(x, (str, os.PathLike)):
         return not Path(x).is_dir()
-    if isinstance(x, (np.ndarray, Tensor)):
-        return x.ndim < 4
+    if is_array(x):
+        return bool(x.ndim < 4)
     return isinstance(x, (Image.Image, bytes))
 
 
@@ -42,7 +59,7 @@ def flat(items: Iterable[Any]) -> Iterator[Any]:
             yield from list_images([Path(item)])
         elif isinstance(item, Found):
             yield item
-        elif isinstance(item, (np.ndarray, Tensor)):
+        elif is_array(item):
             yield from item
         else:
             kind = type(item).__name__
@@ -111,7 +128,7 @@ def to_picture(x: Any, reading: ReadOptions = DEFAULT) -> Image.Image:
             raise ImageError(f"The image has {x.width} x {x.height} pixels, more than max_pixels={reading.max_pixels}.")
     if isinstance(x, Image.Image):
         return to_rgb(x, options=reading)
-    if isinstance(x, Tensor):
+    if is_array(x) and not isinstance(x, np.ndarray):
         values = x.detach().cpu()
         if values.ndim == 3 and values.shape[0] not in (1, 3):
             raise ValueError(f"A tensor must be (height, width) or (1 or 3, height, width), got {tuple(values.shape)}.")
@@ -125,6 +142,14 @@ def to_picture(x: Any, reading: ReadOptions = DEFAULT) -> Image.Image:
         hint = "; put the channels last" if levels.ndim == 3 and levels.shape[0] in (1, 3, 4) else ""
         raise ValueError(f"An array must be (height, width) or (height, width, 1, 3 or 4), got {levels.shape}{hint}.")
     return Image.fromarray(np.ascontiguousarray(levels[..., :3]))
+
+
+def pixel_digest(picture: Image.Image) -> str:
+    """Return 8 hexadecimal digits of an upright picture's pixels, by which the same image is found again."""
+    rgb = picture.convert("RGB")
+    digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}".encode(), digest_size=4)
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()
 
 
 def _levels(values: NDArray[Any], reading: ReadOptions) -> NDArray[np.uint8]:

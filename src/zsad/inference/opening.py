@@ -1,21 +1,19 @@
 """An input becomes what a method can score: opened, resized, with what is known of its file."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from torch import Tensor
 
-from zsad.images import Found, ImageError, Picture, ReadOptions, load_picture, to_tensor
-from zsad.images import Size as PixelSize
-from zsad.images.levels import Window
+from zsad.images.levels import ReadOptions, Window
+from zsad.images.listing import Found
+from zsad.images.reading import ImageError, Picture, load_picture
+from zsad.images.reading import Size as PixelSize
 from zsad.inference.files import FileFacts
-from zsad.inference.identity import pixel_digest
-from zsad.inference.inputs import smaller, to_picture
-from zsad.inference.panels import Named
-from zsad.types import ImageProtocol
+from zsad.inference.inputs import Named, pixel_digest, smaller, to_picture
 
 Size = Literal["native", "model"] | int
 """At which size results come: the image's own, the model's input, or the longer side at most so many pixels."""
@@ -32,7 +30,8 @@ class Opened:
     seed: str
     """What the method knows a picture by: the path below the folder, the path as given, or a name."""
     picture: Image.Image
-    tensor: Tensor | None
+    tensor: Any
+    """As the model sees it, (3, height, width); None if it could not be read."""
     error: ValueError | None = None
     size: PixelSize | None = None
     file: FileFacts | None = None
@@ -52,7 +51,7 @@ class Opener:
     """How inputs are opened.
 
     Args:
-        protocol: Of the method.
+        prepare: Makes an upright picture what the model sees, (3, height, width).
         reading: How grey levels are read, and how many pixels are too many.
         size: Of the pictures that come back.
         strict: Whether an unreadable file raises.
@@ -60,7 +59,7 @@ class Opener:
         pixels: Whether the digest of the picture is taken.
     """
 
-    protocol: ImageProtocol
+    prepare: Callable[[Image.Image], Any]
     reading: ReadOptions
     size: Size = "native"
     strict: bool = False
@@ -91,7 +90,7 @@ class Opener:
             return Opened(class_name, path, seed, Image.new("RGB", (1, 1)), None, error, file=facts)
         picture, source = read.image, (read.image.height, read.image.width)
         pixels = pixel_digest(picture) if self.pixels else None
-        tensor = to_tensor(picture, self.protocol)
+        tensor = self.prepare(picture)
         if self.size == "model":
             picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
         elif isinstance(self.size, int):
@@ -99,12 +98,12 @@ class Opener:
         return Opened(class_name, path, seed, picture, tensor, None, source, facts, read.warning, read.fitting, pixels)
 
 
-def as_tensor(x: Any, protocol: ImageProtocol, reading: ReadOptions) -> Tensor:
-    """Return a path or a picture as the method sees it, (3, height, width).
+def as_picture(x: Any, reading: ReadOptions) -> Image.Image:
+    """Return a path or whatever holds a picture as an upright RGB picture.
 
     Raises:
         ImageError: A file cannot be read.
     """
     if isinstance(x, (str, os.PathLike)):
-        return to_tensor(load_picture(Path(x), reading).image, protocol)
-    return to_tensor(to_picture(x, reading), protocol)
+        return load_picture(Path(x), reading).image
+    return to_picture(x, reading)

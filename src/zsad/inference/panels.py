@@ -2,25 +2,16 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from zsad.images import Found, ImageError, load_rgb, to_tensor
-from zsad.inference.inputs import to_picture
+from zsad.inference.inputs import Named, to_picture
 from zsad.methods import Method
 from zsad.methods.musc import Panel, Transductive
 from zsad.methods.musc.panel import relative_key
-
-
-@dataclass(frozen=True)
-class Named:
-    """A picture from memory with a name, by which it is known to be one of a panel."""
-
-    name: str
-    picture: Any
 
 
 def named(inputs: Iterable[Any]) -> list[Any]:

@@ -1,42 +1,40 @@
 """Scores and heat maps in three lines of Python, without a Trainer."""
 
 import glob
-import itertools
-import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from zsad.clip.backbone import Precision
 from zsad.decision import Card
 from zsad.functional.maps import upsample
-from zsad.images import IMAGE_EXTENSIONS, ReadOptions, walk
+from zsad.images import IMAGE_EXTENSIONS, ReadOptions, to_tensor, walk
 from zsad.images.overlay import Limits
+from zsad.inference.base import BasePredictor
 from zsad.inference.devices import find_device
 from zsad.inference.explain import Explained
 from zsad.inference.files import expanded
 from zsad.inference.identity import check_card
-from zsad.inference.inputs import ahead_of, flat, is_one, with_classes
-from zsad.inference.opening import Opened, Opener, Size, as_tensor
+from zsad.inference.inputs import flat, is_one
+from zsad.inference.opening import Opened, Size, as_picture
+from zsad.inference.outcome import Outcome
 from zsad.inference.panels import draw_panel, named
-from zsad.inference.result import Result
-from zsad.inference.scoring import Outcome, score_all
+from zsad.inference.scoring import score_all
 from zsad.methods import METHODS, Method
 from zsad.methods.memory import MissingReferencesError
 from zsad.methods.musc import Panel, PanelError, Transductive
 
 __all__ = ["Predictor", "Size", "find_device"]
 
-_CALIBRATED = "This image is one of the calibration images: its p-value says nothing new."
 
-
-class Predictor:
+class Predictor(BasePredictor):
     """A method that is ready to score images; :func:`load_model` makes one.
 
     Args:
@@ -68,23 +66,19 @@ class Predictor:
         precision: Precision = "32",
         reading: ReadOptions | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        super().__init__(batch_size, reading)
         if explain and not hasattr(method, "explain"):
             able = [name for name, kind in METHODS.items() if hasattr(kind, "explain")]
             raise ValueError(f"{type(method).__name__} does not explain its scores; of the methods, {able} do.")
         self.explains = explain
-        self.reading = ReadOptions() if reading is None else reading
         self.device = find_device(device)
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("precision='fp16' needs an accelerator; on a CPU take 'bf16', or '32'.")
         self.precision: Precision = method.clip.cast(precision).precision
         self.method = method.eval().to(self.device)
-        self.batch_size = batch_size
         self._panel_file = panel
         if panel is not None:
             self._transductive().load_panel(panel)
-        self.calibration: Card | None = None
         self.use_calibration(calibration)
 
     @property
@@ -147,15 +141,44 @@ class Predictor:
                 f"No reference image of class '{class_name}' in {looked}: looked there and in all folders below for "
                 f"names that end in {', '.join(sorted(IMAGE_EXTENSIONS))}."
             )
-        opened = (as_tensor(one, self.method.protocol, self.reading) for one in inputs)
+        opened = (self.prepare(as_picture(one, self.reading)) for one in inputs)
         self.method.fit_references(class_name, opened)
         return len(inputs)
 
-    def _prepare(self, inputs: list[Any], class_name: str, root: str) -> list[Any]:
-        """Draw the panel of a transductive method from what is to be scored, if none was given."""
+    def prepare(self, picture: Image.Image) -> Tensor:
+        """Return an upright picture resized and normalised, (3, height, width)."""
+        return to_tensor(picture, self.method.protocol)
+
+    def outcomes(self, batch: Sequence[Opened]) -> list[Outcome]:
+        """Return what the method says of pictures that could be opened, in order."""
+        return score_all(self.method, batch, self.explains)
+
+    def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        """Return a map (height, width) bilinearly at another size (height, width)."""
+        return upsample(torch.from_numpy(anomaly_map)[None], size)[0].numpy()
+
+    def check_card(self, card: Card) -> None:
+        """Refuse a card of another model, and references that calibrated it.
+
+        Raises:
+            CardError: The message names both values, or the reference image.
+        """
+        check_card(card, self.method, self.precision)
+
+    def gather(self, x: Any, class_name: str | Iterable[str]) -> Iterable[Any]:
+        """Return a folder or many pictures as inputs; a transductive method draws its panel from them, unless given."""
+        if not self.method.transductive:
+            return super().gather(x, class_name)
+        if not isinstance(class_name, str):
+            raise ValueError(f"{type(self.method).__name__} compares images of one class: give one class_name.")
+        root, inputs = _many(x)
         self._given_panel(class_name, root)
         draw_panel(self._transductive(), inputs, class_name, root)
         return inputs
+
+    def begin(self, class_name: str) -> None:
+        """Score a class against the panel of the file, if there is one."""
+        self._given_panel(class_name)
 
     def _given_panel(self, class_name: str, root: str = "") -> None:
         """Score a class against the panel of the file, whatever class that was made as."""
@@ -165,18 +188,6 @@ class Predictor:
     def __repr__(self) -> str:
         name, clip = type(self.method).__name__, self.method.clip.name
         return f"Predictor({name}, backbone={clip!r}, image_size={self.method.protocol.size}, device='{self.device}')"
-
-    def use_calibration(self, card: Card | str | Path | None) -> None:
-        """Let results carry the p-values, labels and regions of a card from now on; None takes it away.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            CardError: The file is no card, or a card of another model.
-        """
-        if card is not None:
-            card = Card.of(card)
-            check_card(card, self.method, self.precision)
-        self.calibration = card
 
     def calibrate(self, images: Any, class_name: str = "object", **options: Any) -> Card:
         """Return a card made of normal images of one class; :meth:`use_calibration` puts it to use.
@@ -198,67 +209,6 @@ class Predictor:
         from zsad.inference.calibration import calibrate
 
         return calibrate(self, images, class_name, **options)
-
-    def predict(
-        self,
-        x: Any,
-        class_name: str | Iterable[str] = "object",
-        *,
-        threshold: float | None = None,
-        size: Size = "native",
-        strict: bool = False,
-    ) -> Any:
-        """Score one image, or many.
-
-        A transductive method (MuSc) compares many images with each other, drawing its panel from them unless one was
-        given; they are all looked at before the first result. One image is compared with the last panel of its class.
-
-        Args:
-            x: One image: a path, a PIL image, an array (height, width[, 1, 3 or 4 channels]), a tensor
-                ([1 or 3, ]height, width) or the bytes of an image file. Many: a folder (every image below it), a
-                pattern such as ``"photos/*.png"``, an iterable of such, an array (images, height, width, channels), a
-                tensor (images, channels, height, width). Arrays and tensors hold pictures, not normalised values:
-                bool, uint8, uint16 up to 65535, floats in [0, 1] or up to 255.
-            class_name: What the images show, in plain words; it goes into the prompts. For many images also a class
-                for each, in their order.
-            threshold: Score from which an image is labelled anomalous. There is no universal one.
-            size: Size of the maps and pictures that come back.
-            strict: Raise at the first unreadable file among many, instead of returning a result with ``error`` set. A
-                single image always raises.
-
-        Returns:
-            One :class:`Result` for one image; a list of them for a list, tuple, array or tensor of images; an iterator,
-            which holds one batch in memory, for a folder or any other iterable.
-
-        Raises:
-            FileNotFoundError: There is no such file or folder.
-            ImageError: A file is not a readable image.
-            ScoreError: The method has no finite score for a single image, or the image is one of the references.
-            TypeError: ``x`` is nothing that holds an image.
-            ValueError: An array has a shape or values that no image has.
-        """
-        if isinstance(x, str) and glob.has_magic(x) and not os.path.lexists(x):
-            return self.predict(iter(expanded([x])), class_name, threshold=threshold, size=size, strict=strict)
-        if is_one(x):
-            if isinstance(x, (str, os.PathLike)) and not Path(x).exists():
-                raise FileNotFoundError(f"No such file or folder: '{x}'.")
-            (result,) = self._results([x], class_name, threshold, size, True)
-            return result
-        if self.method.transductive and isinstance(x, (str, os.PathLike, Iterable)):
-            if not isinstance(class_name, str):
-                raise ValueError(f"{type(self.method).__name__} compares images of one class: give one class_name.")
-            root, inputs = _many(x)
-            results = self._results(self._prepare(inputs, class_name, root), class_name, threshold, size, strict)
-            return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results
-        if isinstance(x, (str, os.PathLike)):
-            return self._results(walk([os.fspath(x)]), class_name, threshold, size, strict)
-        if not isinstance(x, Iterable):
-            raise TypeError(
-                f"Cannot predict on {type(x).__name__}: give a path, a folder, a PIL image, an array, a tensor or a "
-                f"list of them."
-            )
-        results = self._results(flat(x), class_name, threshold, size, strict)
-        return list(results) if isinstance(x, (list, tuple, np.ndarray, Tensor)) else results
 
     def explain(
         self,
@@ -296,88 +246,6 @@ class Predictor:
         return Predictor(
             cast(Method, Explained(self.method, first_block)), self.device, self.batch_size, reading=self.reading
         )
-
-    def _results(
-        self, inputs: Iterable[Any], class_name: str | Iterable[str], threshold: float | None, size: Size, strict: bool
-    ) -> Iterator[Result]:
-        batches = self.batches(inputs, class_name, threshold=threshold, size=size, strict=strict)
-        return itertools.chain.from_iterable(batches)
-
-    def batches(
-        self,
-        inputs: Iterable[Any],
-        class_name: str | Iterable[str] = "object",
-        *,
-        threshold: float | None = None,
-        size: Size = "native",
-        strict: bool = False,
-        num_workers: int = 0,
-        content: bool = False,
-    ) -> Iterator[list[Result]]:
-        """Yield the results of ``batch_size`` images after another, in order, holding few batches in memory.
-
-        Args:
-            inputs: Paths, found files or pictures, one image each.
-            class_name: As for :meth:`predict`.
-            threshold: As for :meth:`predict`.
-            size: As for :meth:`predict`.
-            strict: As for :meth:`predict`.
-            num_workers: Threads that read images ahead; 0 reads them when they are needed.
-            content: Whether results carry the digest of their file's content.
-        """
-        if threshold is not None and self.calibration is not None:
-            raise ValueError(f"threshold={threshold:g} beside a calibration card: the card decides. Take one of them.")
-        if threshold is not None and not math.isfinite(threshold):
-            raise ValueError(f"threshold must be a finite number, got {threshold}.")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
-        if isinstance(class_name, str):
-            self._given_panel(class_name)
-            if self.calibration is not None:
-                self.calibration.entry(class_name)  # refuses a class that the card does not have, before any image
-        ahead = num_workers + self.batch_size
-        opener = Opener(self.method.protocol, self.reading, size, strict, content, pixels=self.calibration is not None)
-        opened = ahead_of(opener, with_classes(inputs, class_name), num_workers, ahead)
-        while batch := list(itertools.islice(opened, self.batch_size)):
-            yield self._score(batch, threshold, strict, size)
-
-    def _score(self, batch: list[Opened], threshold: float | None, strict: bool, size: Size) -> list[Result]:
-        readable = [one for one in batch if one.tensor is not None]
-        outcomes = iter(score_all(self.method, readable, self.explains))
-        results = []
-        known = set() if self.calibration is None else self.calibration.image_digests
-        for one in batch:
-            outcome = Outcome(float("nan"), torch.empty(0, 0)) if one.tensor is None else next(outcomes)
-            if strict and outcome.error is not None:
-                raise outcome.error
-            error = one.error or outcome.error
-            failed = error is not None
-            side = (one.picture.height, one.picture.width)
-            entry = None if self.calibration is None else self.calibration.entry(one.class_name)
-            model_map: NDArray[np.float32] | None = None
-            if entry is not None and entry.regions is not None and size != "native" and not failed:
-                model_map = outcome.map.numpy()
-            doubts = (one.warning, outcome.warning, _CALIBRATED if one.pixels in known else None)
-            results.append(
-                Result(
-                    outcome.score,
-                    outcome.map.numpy() if failed else upsample(outcome.map[None], side)[0].numpy(),
-                    one.picture,
-                    one.class_name,
-                    one.path,
-                    threshold,
-                    str(error) if failed else None,
-                    self.map_range,
-                    outcome.explanation,
-                    " ".join(filter(None, doubts)) or None,
-                    one.size,
-                    one.file,
-                    fitting_window=one.fitting,
-                    calibration=entry,
-                    model_map=model_map,
-                )
-            )
-        return results
 
 
 def _many(x: Any) -> tuple[str, list[Any]]:

@@ -1,7 +1,7 @@
 """What a method says of one image."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -60,6 +60,8 @@ class Result:
     """What a card knows of the class; None without one."""
     model_map: NDArray[np.float32] | None = field(default=None, repr=False)
     """The map at the model's own size, where regions are looked for and the result has another size."""
+    enlarge: Callable[[NDArray[np.float32], Size], NDArray[np.float32]] | None = field(default=None, repr=False)
+    """Brings :attr:`model_map` to another size (height, width)."""
 
     @cached_property
     def decision(self) -> Decision | None:
@@ -107,13 +109,9 @@ class Result:
 
     def _native_map(self) -> NDArray[np.float32]:
         size = self.source_size or self.anomaly_map.shape
-        if self.model_map is None or self.anomaly_map.shape == size:
+        if self.model_map is None or self.enlarge is None or self.anomaly_map.shape == size:
             return self.anomaly_map
-        import torch  # who reads results elsewhere needs none of it
-
-        from zsad.functional.maps import upsample
-
-        return upsample(torch.from_numpy(self.model_map)[None], (size[0], size[1]))[0].numpy()
+        return self.enlarge(self.model_map, (size[0], size[1]))
 
     def _outlines(self, picture: Image.Image) -> Image.Image:
         """The picture with a line around each calibrated region."""

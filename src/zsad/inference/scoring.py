@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zsad.inference.opening import Opened
+from zsad.inference.outcome import Outcome, ScoreError
 from zsad.methods import CheckpointError, Method
 from zsad.methods.memory import MissingReferencesError
 from zsad.methods.musc import PanelError, Transductive
@@ -18,29 +18,6 @@ _OF_THE_RUN = (
     CheckpointError,
     torch.OutOfMemoryError,
 )  # every other image would fail too
-
-
-class ScoreError(ValueError):
-    """A method has no score for a picture; the message names the picture and the reason."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the method says of one picture.
-
-    Args:
-        score: NaN if there is none.
-        map: (height, width) at the model's size; empty if there is none.
-        explanation: Descriptors and cosines.
-        error: Why there is no score; None if there is one.
-        warning: What makes the score doubtful.
-    """
-
-    score: float
-    map: Tensor
-    explanation: tuple[tuple[str, float], ...] = ()
-    error: ScoreError | None = None
-    warning: str | None = None
 
 
 @torch.inference_mode()
@@ -106,7 +83,7 @@ def _forward(method: Method, members: list[Opened], explain: bool) -> list[Outco
     for one, score, anomaly_map, reason, doubt in zip(members, scores, maps, reasons, doubts, strict=True):
         wrong = not_finite(score, anomaly_map)
         outcomes.append(
-            Outcome(score, anomaly_map, reason, None, doubt)
+            Outcome(score, anomaly_map.numpy(), reason, None, doubt)
             if wrong is None
             else _failed(f"Cannot score '{one.called}': {wrong}; {_cause(method)}.")
         )
@@ -129,4 +106,4 @@ def _cause(method: Method) -> str:
 
 
 def _failed(message: str) -> Outcome:
-    return Outcome(float("nan"), torch.empty(0, 0), (), ScoreError(message))
+    return Outcome.nothing(ScoreError(message))

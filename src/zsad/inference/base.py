@@ -1,0 +1,227 @@
+"""One image, or many, become results: what is the same whether torch or an exported graph computes the scores."""
+
+import glob
+import itertools
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zsad.decision.card import Card
+from zsad.images.levels import ReadOptions
+from zsad.images.listing import walk
+from zsad.images.overlay import Limits
+from zsad.inference.files import expanded
+from zsad.inference.inputs import ahead_of, flat, is_array, is_one, with_classes
+from zsad.inference.opening import Opened, Opener, Size
+from zsad.inference.outcome import Outcome
+from zsad.inference.result import Result
+
+_CALIBRATED = "This image is one of the calibration images: its p-value says nothing new."
+
+
+class BasePredictor(ABC):
+    """Scores pictures; a child says how a picture is prepared and what computes the scores. No torch in here.
+
+    Args:
+        batch_size: Images per pass; it changes speed and memory, not the results.
+        reading: How grey levels beyond 8 bits are read, and how many pixels are too many.
+
+    Raises:
+        ValueError: The batch size is less than 1.
+    """
+
+    def __init__(self, batch_size: int = 8, reading: ReadOptions | None = None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.batch_size = batch_size
+        self.reading = ReadOptions() if reading is None else reading
+        self.calibration: Card | None = None
+
+    # ---- what a child writes
+
+    @property
+    @abstractmethod
+    def map_range(self) -> Limits | None:
+        """Range of the anomaly maps, None if they are unbounded."""
+
+    @abstractmethod
+    def prepare(self, picture: Image.Image) -> Any:
+        """Return an upright picture as the model sees it, (3, height, width)."""
+
+    @abstractmethod
+    def outcomes(self, batch: Sequence[Opened]) -> list[Outcome]:
+        """Return what the model says of pictures that could be opened, in order."""
+
+    @abstractmethod
+    def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        """Return a map (height, width) bilinearly at another size (height, width)."""
+
+    @abstractmethod
+    def check_card(self, card: Card) -> None:
+        """Refuse a card of another model.
+
+        Raises:
+            CardError: The message names both values.
+        """
+
+    def predict(
+        self,
+        x: Any,
+        class_name: str | Iterable[str] = "object",
+        *,
+        threshold: float | None = None,
+        size: Size = "native",
+        strict: bool = False,
+    ) -> Any:
+        """Score one image, or many.
+
+        A transductive method (MuSc) compares many images with each other, drawing its panel from them unless one was
+        given; they are all looked at before the first result. One image is compared with the last panel of its class.
+
+        Args:
+            x: One image: a path, a PIL image, an array (height, width[, 1, 3 or 4 channels]), a tensor
+                ([1 or 3, ]height, width) or the bytes of an image file. Many: a folder (every image below it), a
+                pattern such as ``"photos/*.png"``, an iterable of such, an array (images, height, width, channels), a
+                tensor (images, channels, height, width). Arrays and tensors hold pictures, not normalised values:
+                bool, uint8, uint16 up to 65535, floats in [0, 1] or up to 255.
+            class_name: What the images show, in plain words; it goes into the prompts. For many images also a class
+                for each, in their order.
+            threshold: Score from which an image is labelled anomalous. There is no universal one.
+            size: Size of the maps and pictures that come back.
+            strict: Raise at the first unreadable file among many, instead of returning a result with ``error`` set. A
+                single image always raises.
+
+        Returns:
+            One :class:`Result` for one image; a list of them for a list, tuple, array or tensor of images; an iterator,
+            which holds one batch in memory, for a folder or any other iterable.
+
+        Raises:
+            FileNotFoundError: There is no such file or folder.
+            ImageError: A file is not a readable image.
+            ScoreError: The method has no finite score for a single image, or the image is one of the references.
+            TypeError: ``x`` is nothing that holds an image.
+            ValueError: An array has a shape or values that no image has.
+        """
+        if isinstance(x, str) and glob.has_magic(x) and not os.path.lexists(x):
+            return self.predict(iter(expanded([x])), class_name, threshold=threshold, size=size, strict=strict)
+        if is_one(x):
+            if isinstance(x, (str, os.PathLike)) and not Path(x).exists():
+                raise FileNotFoundError(f"No such file or folder: '{x}'.")
+            (result,) = self._results([x], class_name, threshold, size, True)
+            return result
+        if not isinstance(x, Iterable) and not isinstance(x, (str, os.PathLike)):
+            raise TypeError(
+                f"Cannot predict on {type(x).__name__}: give a path, a folder, a PIL image, an array, a tensor or a "
+                f"list of them."
+            )
+        results = self._results(self.gather(x, class_name), class_name, threshold, size, strict)
+        return list(results) if isinstance(x, (list, tuple)) or is_array(x) else results
+
+    def gather(self, x: Any, class_name: str | Iterable[str]) -> Iterable[Any]:
+        """Return a folder or many pictures as inputs, one image each."""
+        return walk([os.fspath(x)]) if isinstance(x, (str, os.PathLike)) else flat(x)
+
+    def begin(self, class_name: str) -> None:  # noqa: B027  # most have nothing to do
+        """Get ready for images of a class."""
+
+    def use_calibration(self, card: Card | str | Path | None) -> None:
+        """Let results carry the p-values, labels and regions of a card from now on; None takes it away.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CardError: The file is no card, or a card of another model.
+        """
+        if card is not None:
+            card = Card.of(card)
+            self.check_card(card)
+        self.calibration = card
+
+    def _results(
+        self, inputs: Iterable[Any], class_name: str | Iterable[str], threshold: float | None, size: Size, strict: bool
+    ) -> Iterator[Result]:
+        batches = self.batches(inputs, class_name, threshold=threshold, size=size, strict=strict)
+        return itertools.chain.from_iterable(batches)
+
+    def batches(
+        self,
+        inputs: Iterable[Any],
+        class_name: str | Iterable[str] = "object",
+        *,
+        threshold: float | None = None,
+        size: Size = "native",
+        strict: bool = False,
+        num_workers: int = 0,
+        content: bool = False,
+    ) -> Iterator[list[Result]]:
+        """Yield the results of ``batch_size`` images after another, in order, holding few batches in memory.
+
+        Args:
+            inputs: Paths, found files or pictures, one image each.
+            class_name: As for :meth:`predict`.
+            threshold: As for :meth:`predict`.
+            size: As for :meth:`predict`.
+            strict: As for :meth:`predict`.
+            num_workers: Threads that read images ahead; 0 reads them when they are needed.
+            content: Whether results carry the digest of their file's content.
+        """
+        if threshold is not None and self.calibration is not None:
+            raise ValueError(f"threshold={threshold:g} beside a calibration card: the card decides. Take one of them.")
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number, got {threshold}.")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
+        if isinstance(class_name, str):
+            self.begin(class_name)
+            if self.calibration is not None:
+                self.calibration.entry(class_name)  # refuses a class that the card does not have, before any image
+        ahead = num_workers + self.batch_size
+        opener = Opener(self.prepare, self.reading, size, strict, content, pixels=self.calibration is not None)
+        opened = ahead_of(opener, with_classes(inputs, class_name), num_workers, ahead)
+        while batch := list(itertools.islice(opened, self.batch_size)):
+            yield self._score(batch, threshold, strict, size)
+
+    def _score(self, batch: list[Opened], threshold: float | None, strict: bool, size: Size) -> list[Result]:
+        readable = [one for one in batch if one.tensor is not None]
+        outcomes = iter(self.outcomes(readable))
+        results = []
+        known = set() if self.calibration is None else self.calibration.image_digests
+        for one in batch:
+            outcome = Outcome.nothing() if one.tensor is None else next(outcomes)
+            if strict and outcome.error is not None:
+                raise outcome.error
+            error = one.error or outcome.error
+            failed = error is not None
+            side = (one.picture.height, one.picture.width)
+            entry = None if self.calibration is None else self.calibration.entry(one.class_name)
+            model_map: NDArray[np.float32] | None = None
+            if entry is not None and entry.regions is not None and size != "native" and not failed:
+                model_map = outcome.map
+            doubts = (one.warning, outcome.warning, _CALIBRATED if one.pixels in known else None)
+            results.append(
+                Result(
+                    outcome.score,
+                    outcome.map if failed else self.enlarge(outcome.map, side),
+                    one.picture,
+                    one.class_name,
+                    one.path,
+                    threshold,
+                    str(error) if failed else None,
+                    self.map_range,
+                    outcome.explanation,
+                    " ".join(filter(None, doubts)) or None,
+                    one.size,
+                    one.file,
+                    fitting_window=one.fitting,
+                    calibration=entry,
+                    model_map=model_map,
+                    enlarge=self.enlarge,
+                )
+            )
+        return results
