@@ -14,6 +14,10 @@ from scipy.stats import betabinom
 from zsad import load_model
 from zsad.cli.main import main
 from zsad.decision import Card
+from zsad.decision.grouping import split
+from zsad.decision.regions import largest_area
+from zsad.images import load_rgb
+from zsad.inference.identity import pixel_digest
 from zsad.synthetic import generate
 
 CLASSES = ("leather", "grid", "mosaic")
@@ -346,3 +350,89 @@ def test_outlines_are_drawn_where_the_regions_are(data: Path, cards: Path) -> No
         near[max(0, y - 2) : y + height + 2, max(0, x - 2) : x + width + 2] = True
     assert changed.any() == bool(result.regions())
     assert not (changed & ~near).any()
+
+
+@pytest.mark.parametrize("method", ["clip", "musc"])
+def test_few_images_are_shared_out(data: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    good = pictures(tmp_path / "good", "leather", 32)
+    card, model = tmp_path / "nut.card.json", ["--method", method, *MODEL[2:]]
+    base = ["calibrate", str(good), "--out", str(card), "--class-name", "leather", "--alpha", "0.1"]
+    given = [] if method == "musc" else ["--split"]
+    assert main([*base, *model, *given]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "16 of the good images are the" in said
+    beside = tmp_path / {"clip": "nut.references", "musc": "nut.panel.safetensors"}[method]
+    flag = said.partition("score with ")[2].split()
+    assert flag[:2] == [{"clip": "--references", "musc": "--panel"}[method], str(beside)]
+    found = Card.load(card)
+    assert found.entry().calibration.n == 16
+    assert found.model["references" if method == "clip" else "panel"] is not None
+    first, rest = split([str(path) for path in sorted(good.iterdir())], 0.5)
+    digests = {path: pixel_digest(load_rgb(path)) for path in (*first, *rest)}
+    assert found.image_digests == {digests[path] for path in rest}
+    if method == "clip":
+        assert {pixel_digest(load_rgb(path)) for path in beside.iterdir()} == {digests[path] for path in first}
+    run = ["--out", str(tmp_path / "run"), "--calibration", str(card), "--no-overlays", "--device", "cpu"]
+    assert main(["score", *rest[:4], *run, *flag[:2]]) == 0
+    judged = rows(tmp_path / "run")
+    assert all("one of the calibration images" in row["warning"] for row in judged)
+    for row in judged:  # what calibrated is scored alike
+        assert np.abs(found.entry().calibration.scores - row["score"]).min() < 1e-5
+    assert main(["score", *rest[:4], *run[:1], str(tmp_path / "other"), *run[2:]]) == 2  # without the first half
+    capsys.readouterr()
+    # the same again is the same card; another seed must not mix with the references that lie there
+    before = found.digest
+    assert main([*base, *model, *given]) == 0
+    assert Card.load(card).digest == before
+    if method == "clip":
+        assert main([*base, *model, *given, "--seed", "1"]) == 2
+        assert "holds other references: remove it" in " ".join(capsys.readouterr().err.split())
+        assert main([*base, *model, *given, "--references", str(beside)]) == 2
+        assert "leave out --references, or --split" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_split_in_python(data: Path) -> None:
+    paths = [str(path) for path in sorted((data / "leather" / "good").iterdir())[:24]]
+    model = load_model("clip", "zsad-mini", device="cpu")
+    card = model.calibrate(paths, "leather", alpha=0.1, split=0.5, seed=3)
+    first, rest = split(paths, 0.5, 3)
+    assert card.image_digests == {pixel_digest(load_rgb(path)) for path in rest}
+    other = load_model("clip", "zsad-mini", device="cpu")
+    other.fit_references("leather", first)
+    other.use_calibration(card)
+    score = other.predict(rest[0], "leather").pred_score
+    assert np.abs(card.entry().calibration.scores - score).min() < 1e-5
+
+
+def test_the_pixel_threshold_of_other_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leather, out = data / "leather", tmp_path / "c.json"
+    good = sorted(map(str, (leather / "good").iterdir()))[:25]
+    others = sorted(map(str, (leather / "rest").iterdir()))[:6]
+    base = ["calibrate", *good, "--out", str(out), "--class-name", "leather", "--regions", "area", *MODEL]
+    assert main([*base, "--pixel-images", *others, "--pixel-quantile", "0.99", "--mm-per-pixel", "0.2"]) == 0
+    rule = Card.load(out).entry().regions
+    assert rule is not None
+    assert rule.mm_per_pixel == 0.2
+    model = load_model("clip", "zsad-mini", device="cpu")
+    maps = [one.anomaly_map for one in model.predict(others, "leather")]
+    assert all(max(one.shape) <= 256 for one in maps)  # every pixel counts
+    assert rule.pixel_threshold == pytest.approx(np.quantile(np.stack(maps), 0.99))
+    areas = [largest_area(one.anomaly_map, rule.pixel_threshold) for one in model.predict(good, "leather")]
+    assert rule.min_area == sorted(areas)[-1] + 1  # k is 1: the least area is one more than the largest
+    capsys.readouterr()
+    for more, message in (
+        (["--pixel-images", good[0]], "the same picture, calibrates the area above it"),
+        (["--pixel-images", *others, "--pixel-threshold", "0.5"], "beside --pixel-images: take one of them"),
+        (["--pixel-quantile", "0.99"], "needs --pixel-images"),
+        (["--pixel-images", *others, "--min-area", "3"], "there the least area is what comes out"),
+    ):
+        assert main([*base, *more, "--fresh"]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_areas_in_square_millimetres(data: Path) -> None:
+    model = load_model("clip", "zsad-mini", device="cpu")
+    good = sorted((data / "leather" / "good").iterdir())[:20]
+    rule = model.calibrate(good, "leather", regions=True, min_area=3, mm_per_pixel=0.5).entry().regions
+    assert rule is not None
+    assert (rule.min_area, rule.mm_per_pixel) == (12, 0.5)

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,14 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from zsad.cli.calibration_report import evaluation, say_labelled, say_promise, write_page
+from zsad.cli.calibration_split import HALF, Halves
 from zsad.cli.model_options import add_model_options, chosen_model
 from zsad.decision import Card, CardError
 from zsad.decision.conformal import k_for
 from zsad.decision.grouping import group_names, one_per_group
-from zsad.decision.regions import area_in_pixels
 from zsad.decision.rules import Rule
 from zsad.inference import Predictor, load_model
-from zsad.inference.calibration import Seen, card_of, refuse_references
+from zsad.inference.calibration import Seen, card_of, pixel_quantile, refuse_references
 from zsad.inference.files import FileList
 from zsad.inference.identity import model_identity, protocol_identity
 from zsad.inference.rows import Row
@@ -48,11 +49,18 @@ def parser() -> argparse.ArgumentParser:
     add("--prevalence", type=float, help="share of defective parts in production, if known")
     add("--held-out", nargs="+", default=[], metavar="GOOD", help="further good parts, to check the card")
     add("--group-by", metavar="REGEX", help="part in a path, e.g. 'part(\\d+)': one photo of each part is taken")
-    add("--seed", type=int, default=0, help="of that choice and of the random splits (default: 0)")
+    add(
+        "--split", nargs="?", type=float, const=HALF, metavar="SHARE",
+        help="few good images: this share of them (bare: half) becomes references, or the panel of MuSc, which splits "
+        "by itself without --panel; the rest calibrates",
+    )  # fmt: skip
+    add("--seed", type=int, default=0, help="of these choices and of the random splits (default: 0)")
     add("--regions", nargs="?", const="max", choices=("max", "area"), help="calibrate maps, by maximum or largest area")
     add("--pixel-threshold", type=float, metavar="T", help="of --regions area, not chosen on these images")
+    add("--pixel-images", nargs="+", default=[], metavar="GOOD", help="in place of T: other good parts that give it")
+    add("--pixel-quantile", type=float, metavar="SHARE", help="of their pixels below T (default: 0.999)")
     add("--min-area", type=float, default=0, metavar="A", help="least area of a region, in pixels or mm2")
-    add("--mm-per-pixel", type=float, metavar="MM", help="--min-area is then in square millimetres")
+    add("--mm-per-pixel", type=float, metavar="MM", help="kept in the card; --min-area is then in mm2")
     add("--evaluate", action="store_true", help="random splits and held-out images, in the page beside the card")
     add("--pooled", action="store_true", help="let the card serve other classes too, without a promise")
     add("--add", action="store_true", help="add the class to the card that is there, or renew it")
@@ -76,20 +84,25 @@ def main(arguments: Sequence[str]) -> int:
     if args.group_by is not None:
         files = one_per_group(files, args.group_by, args.seed)
         groups = {"pattern": args.group_by, "seed": args.seed}
+    options = chosen_model(args, earlier)
+    halves = Halves(args, files)
+    files = halves.rest
     if rule.name in ("far", "any") and args.sure is None:  # before anything is scored
         k_for((rule.value or 0.05) / (2 if rule.name == "any" else 1), len(files), what)
-    options = chosen_model(args, earlier)
     if args.panel is not None:
         options["panel"] = args.panel
-    model = load_model(**options, device=args.device, batch_size=args.batch_size)
+    model = load_model(**options, **halves.options(), device=args.device, batch_size=args.batch_size)
+    halves.fit(model, args.class_name)
     if model.method.references is not None:  # before anything is scored
         refuse_references(model.method, args.class_name, files)
+    if args.pixel_images:
+        others = model.batches(_paths(args.pixel_images, args), args.class_name, strict=True)
+        args.pixel_threshold = pixel_quantile(chain.from_iterable(others), args.pixel_quantile or 0.999, files)
     good = list(_seen(args, model, files, "good"))
     bad = list(_seen(args, model, _paths(args.anomalous, args), "anomalous"))
-    least = args.min_area if args.mm_per_pixel is None else area_in_pixels(args.min_area, args.mm_per_pixel)
     card = card_of(
         model, good, args.class_name, str(rule), sure=args.sure, anomalous=bad, prevalence=args.prevalence,
-        regions=args.regions, pixel_threshold=args.pixel_threshold, min_area=int(least),
+        regions=args.regions, pixel_threshold=args.pixel_threshold, min_area=args.min_area,
         mm_per_pixel=args.mm_per_pixel, groups=groups, seed=args.seed, pooled=args.pooled, what=what,
     )  # fmt: skip
     entry = card.entry(args.class_name)
@@ -97,6 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         earlier.require(card.model, card.protocol)
         card = earlier.with_class(args.class_name, entry)
     card.save(args.out)
+    halves.tell(console)
     say_promise(console, args.class_name, entry)
     say_labelled(console, entry)
     highest = sorted(good, key=lambda one: -one.score)[:_HIGHEST]
@@ -121,6 +135,10 @@ def _rule(args: argparse.Namespace) -> Rule:
     rule = Rule.read(args.rule if args.rule is not None else f"far={0.05 if args.alpha is None else args.alpha!r}")
     if rule.name not in ("far", "any") and not args.anomalous:
         raise ValueError(f"The rule {rule} needs normal and anomalous images: give --anomalous, or take --alpha 0.05.")
+    if (args.pixel_images or args.pixel_quantile) and args.pixel_threshold is not None:
+        raise ValueError(f"--pixel-threshold {args.pixel_threshold:g} beside --pixel-images: take one of them.")
+    if args.pixel_quantile is not None and not args.pixel_images:
+        raise ValueError(f"--pixel-quantile {args.pixel_quantile:g} needs --pixel-images: other good parts.")
     if args.min_area and args.regions is None and rule.name != "any":
         raise ValueError(f"--min-area {args.min_area:g} is about regions: add --regions.")
     return rule

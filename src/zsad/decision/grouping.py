@@ -1,4 +1,4 @@
-"""Several photos of one part count once: their scores are no independent witnesses."""
+"""Which images calibrate: one photo of each part, and none that serves as a reference as well."""
 
 import random
 import re
@@ -38,3 +38,23 @@ def group_names(paths: Sequence[str], pattern: str) -> list[str]:
             raise ValueError(f"group_by='{pattern}' does not match '{path}': each path must say which part it shows.")
         names.append(found.group(1) if expression.groups and found.group(1) is not None else found.group(0))
     return names
+
+
+def split(paths: Sequence[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Return a share of the paths and the others, drawn by a seed, both in the order given.
+
+    Args:
+        paths: At least two.
+        share: Of the first part, which has at least one path, as the second one.
+        seed: Of the draw; it does not depend on the order of the paths.
+
+    Raises:
+        ValueError: The share is not between 0 and 1, or there are fewer than two paths.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"split must be a share between 0 and 1, got {share:g}.")
+    if len(paths) < 2:
+        raise ValueError(f"A split needs at least two images, got {len(paths)}.")
+    number = min(max(1, round(share * len(paths))), len(paths) - 1)
+    first = set(random.Random(seed).sample(sorted(paths), number))
+    return [path for path in paths if path in first], [path for path in paths if path not in first]

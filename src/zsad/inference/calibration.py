@@ -1,7 +1,7 @@
 """Cards from images: scores of normal images, and of labelled ones, become a calibration."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,8 @@ from zsad import __version__
 from zsad.decision import Card
 from zsad.decision.entry import RegionRule
 from zsad.decision.entry import calibrate as entry_of
-from zsad.decision.grouping import one_per_group
-from zsad.decision.regions import largest_area
+from zsad.decision.grouping import one_per_group, split
+from zsad.decision.regions import area_in_pixels, largest_area
 from zsad.decision.rules import Rule
 from zsad.images import list_images, load_rgb, to_tensor
 from zsad.inference.identity import model_identity, protocol_identity, reference_paths
@@ -22,6 +22,9 @@ from zsad.inference.result import Result
 from zsad.methods.musc import Transductive
 
 Regions = Literal["max", "area"]
+
+_GRID = 256
+"""Longest side of the grid of a map's pixels that a quantile looks at."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,10 @@ def calibrate(
     prevalence: float | None = None,
     regions: Regions | bool = False,
     pixel_threshold: float | None = None,
-    min_area: int = 0,
+    min_area: float = 0,
+    mm_per_pixel: float | None = None,
     group_by: str | None = None,
+    split: float | None = None,
     seed: int = 0,
     pooled: bool = False,
 ) -> Card:
@@ -81,10 +86,13 @@ def calibrate(
         prevalence: Share of anomalous images in production, if known.
         regions: Whether regions are calibrated: True or ``"max"`` by the largest value of each normal map, ``"area"``
             by the largest area above ``pixel_threshold``.
-        pixel_threshold: For ``"area"``; not chosen by looking at these images.
-        min_area: Least area of a region in pixels, for ``"max"``.
+        pixel_threshold: For ``"area"``; not chosen by looking at these images, see :func:`pixel_quantile`.
+        min_area: Least area of a region, for ``"max"``: in pixels, or in square millimetres with ``mm_per_pixel``.
+        mm_per_pixel: Length of a pixel's side; kept in the card.
         group_by: Regular expression that finds a part's name in a path: one photo of each part is taken.
-        seed: Of that choice and of held-out estimates.
+        split: Share of the images, which are then paths, that become references of the method, or its panel, before
+            the others calibrate it; for who has few images in all.
+        seed: Of these choices and of held-out estimates.
         pooled: Whether the card serves other classes as well, for which it promises nothing.
 
     Raises:
@@ -94,6 +102,8 @@ def calibrate(
     before, predictor.calibration = predictor.calibration, None
     try:
         given = images if group_by is None else one_per_group(as_paths(images), group_by, seed)
+        if split is not None:
+            given = share_out(predictor, as_paths(given), class_name, split, seed)
         good = [Seen.of(one, pixel_threshold) for one in predictor.predict(given, class_name)]
         bad = [Seen.of(one, pixel_threshold) for one in predictor.predict(anomalous, class_name)]
     finally:
@@ -101,6 +111,7 @@ def calibrate(
     return card_of(
         predictor, good, class_name, rule or f"far={alpha!r}", sure=sure, anomalous=bad, prevalence=prevalence,
         regions="max" if regions is True else regions or None, pixel_threshold=pixel_threshold, min_area=min_area,
+        mm_per_pixel=mm_per_pixel,
         groups=None if group_by is None else {"pattern": group_by, "seed": seed}, seed=seed, pooled=pooled,
     )  # fmt: skip
 
@@ -116,7 +127,7 @@ def card_of(
     prevalence: float | None = None,
     regions: Regions | None = None,
     pixel_threshold: float | None = None,
-    min_area: int = 0,
+    min_area: float = 0,
     mm_per_pixel: float | None = None,
     groups: dict[str, Any] | None = None,
     seed: int = 0,
@@ -136,11 +147,15 @@ def card_of(
         peaks, areas = [one.peak for one in good], [one.area for one in good]
         alpha = (chosen.value or 0.05) / 2 if chosen.name == "any" else chosen.value if chosen.name == "far" else 0.05
         if regions == "max":
-            region_rule = RegionRule.of_maxima(peaks, alpha or 0.05, min_area, what)
+            least = round(min_area) if mm_per_pixel is None else area_in_pixels(min_area, mm_per_pixel)
+            region_rule = RegionRule.of_maxima(peaks, alpha or 0.05, least, what)
+        elif min_area:
+            raise ValueError(f"min_area={min_area:g} beside regions by area: there the least area is what comes out.")
         elif pixel_threshold is None:
             raise ValueError("Regions by area need a pixel threshold that was not chosen by looking at these images.")
         else:
             region_rule = RegionRule.of_areas(areas, peaks, pixel_threshold, alpha or 0.05, what)
+        region_rule = replace(region_rule, mm_per_pixel=mm_per_pixel)
     entry = entry_of(
         [one.score for one in good], chosen, sure=sure,
         anomalous=np.asarray([one.score for one in anomalous], dtype=np.float32), prevalence=prevalence,
@@ -155,6 +170,49 @@ def card_of(
         __version__,
         licence_notice=str(getattr(predictor.method, "licence_notice", None) or "") or None,
     )
+
+
+def pixel_quantile(results: Iterable[Result], share: float, apart: Iterable[str] = ()) -> float:
+    """Return the value that a share of the pixels of normal maps lies below.
+
+    Each map gives at most 256 x 256 of its values, evenly spaced.
+
+    Args:
+        results: At least one, at the images' own size, of normal images that are *not* those that calibrate.
+        share: Such as 0.999.
+        apart: Images that calibrate; none of the results may show one of them.
+
+    Raises:
+        ValueError: The share is not between 0 and 1, there is no image, or one calibrates as well.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"A pixel quantile must be between 0 and 1, got {share:g}.")
+    own = {pixel_digest(load_rgb(path)): path for path in apart}
+    values = []
+    for result in results:
+        seen = Seen.of(result)
+        if seen.digest in own:
+            raise ValueError(
+                f"'{seen.path}' gives the pixel threshold and '{own[seen.digest]}', the same picture, calibrates the "
+                f"area above it: take other good images for one of them."
+            )
+        rows, columns = (
+            np.linspace(0, side - 1, min(side, _GRID)).round().astype(int) for side in result.anomaly_map.shape
+        )
+        values.append(result.anomaly_map[np.ix_(rows, columns)].ravel())
+    if not values:
+        raise ValueError("A pixel quantile needs at least one good image, got none.")
+    return float(np.float32(np.quantile(np.concatenate(values), share)))
+
+
+def share_out(predictor: Any, paths: Sequence[str], class_name: str, share: float, seed: int) -> list[str]:
+    """Give a method a share of the images as its references, or as its panel, and return the others."""
+    first, others = split(paths, share, seed)
+    if isinstance(predictor.method, Transductive):
+        predictor.fit_panel(first, class_name)
+    else:
+        predictor.fit_references(class_name, first)
+    return others
 
 
 def refuse_references(method: Any, class_name: str, paths: Iterable[str]) -> None:
