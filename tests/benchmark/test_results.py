@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from zsad.benchmark.published import lookup, published
+from zsad.benchmark.report import write_report
 from zsad.benchmark.results import compare, summarise
+from zsad.benchmark.tables import as_csv
 from zsad.metrics import Evaluator
 
 
@@ -118,3 +124,25 @@ def test_own_paper_comes_first_and_details_stay_out() -> None:
     assert lookup("mvtec_ad", "winclip", "image_auroc")[-1].copied
     assert {one.value for one in lookup("mvtec_ad", "aaclip", "pixel_auroc", ("log", "rerun"))} == {91.88, 91.4}
     assert all(not one.detail for one in lookup("visa", "anomalyclip", "pixel_auroc"))
+
+
+def test_no_cell_of_a_report_is_a_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    images = [["a", 0, 0.1], ["b", 1, -0.2], ["c", 1, 0.3]]
+    made = cell("+cmd|'/C calc'!A0", "@SUM(A1)", 0, 0.5, images)
+    made |= {"data": {"label": "=1+1"}, "defects": ["", "-1", "\r=1"], "file": "x"}
+    for text in (as_csv(summarise([made])), _curves_of(made, tmp_path)):
+        rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
+        assert rows
+        for row in rows:
+            assert row[0] == "'=1+1"
+            numbers = [one for one in row if one[:1] == "-"]
+            assert all(float(one) <= 0 for one in numbers)
+            assert not [one for one in row if one[:1] in set("=+@\t\r")]
+
+
+def _curves_of(made: dict[str, Any], folder: Path) -> str:
+    (folder / "cells" / "m" / "d").mkdir(parents=True)
+    (folder / "cells" / "m" / "d" / "x-s0.json").write_text(json.dumps(made), encoding="utf-8")
+    write_report(folder, curves=True, resamples=10)
+    with (folder / "report_curves.csv").open(encoding="utf-8", newline="") as file:
+        return file.read()

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from tests.metrics.scenes import scene
 from zsad.metrics import DEFAULT_METRICS, Evaluator, aupro
 from zsad.metrics.folder import EvaluationDataError, evaluate_folder, find_items, read_map
+from zsad.report.cells import write_cells
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 
@@ -91,6 +92,21 @@ def test_scores_and_labels_from_csv(benchmark: Path) -> None:
         assert result.counts[name] == (2, 3)
         expected = roc_auc_score(labels[part], scores[part])
         assert result.per_class[name]["image_auroc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_of_files_whose_names_are_formulas(tmp_path: Path) -> None:
+    """A table that ``zsad score`` wrote holds such names behind an apostrophe."""
+    maps, masks = scene(2)
+    names = ["=0", "-1"]
+    for index, name in enumerate(names):
+        write_map(tmp_path / "m" / f"{name}.npy", maps[index].numpy())
+        write_mask(tmp_path / "g" / f"{name}.png", masks[index].numpy())
+    with (tmp_path / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+        write_cells(
+            file, [("path", "score", "label"), *((f"{name}.png", -0.5, label) for label, name in enumerate(names))]
+        )
+    found = evaluate_folder(tmp_path / "m", tmp_path / "g", tmp_path / "scores.csv", mode="exact")
+    assert found.counts["m"] == (1, 1)
 
 
 def test_resizing(tmp_path: Path) -> None:

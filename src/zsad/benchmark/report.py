@@ -1,6 +1,5 @@
 """What ``zsad report`` writes: tables and one page of a results folder."""
 
-import csv
 import difflib
 import math
 import re
@@ -13,6 +12,7 @@ from zsad.benchmark.report_page import html
 from zsad.benchmark.results import Comparison, Summary, compare, load, summarise
 from zsad.benchmark.tables import PER_CLASS, as_csv, latex, markdown, transductive
 from zsad.methods.base import SCORES_DEPEND
+from zsad.report.cells import write_cells
 
 
 def write_report(
@@ -52,14 +52,14 @@ def write_report(
 
 
 def _write_curves(path: Path, curves: Mapping[str, Curves]) -> None:
+    rows: list[Sequence[str | float]] = [("data", "class", "curve", "method", "x", "y", "threshold")]
+    for data, by_class in curves.items():
+        for (class_name, kind), by_method in by_class.items():
+            for method, curve in by_method.items():
+                points = zip(*curve.to_dict().values(), strict=True)
+                rows += [(data, class_name, kind, method, *point) for point in points]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["data", "class", "curve", "method", "x", "y", "threshold"])
-        for data, by_class in curves.items():
-            for (class_name, kind), by_method in by_class.items():
-                for method, curve in by_method.items():
-                    for point in zip(*curve.to_dict().values(), strict=True):
-                        writer.writerow([data, class_name, kind, method, *point])
+        write_cells(file, rows)
 
 
 def check_page(results: Path, page: Path, notes: Sequence[str] = (), tolerance: float = 0.5) -> str | None:

@@ -1,6 +1,5 @@
 """Tables of a benchmark: Markdown, CSV and LaTeX, of means, classes and kinds of defects."""
 
-import csv
 import io
 import math
 import re
@@ -11,6 +10,7 @@ from zsad.benchmark.published import lookup
 from zsad.benchmark.results import IMAGE, ORDER, Summary
 from zsad.clip.loading import MINI, RANDOM
 from zsad.methods import METHODS
+from zsad.report.cells import write_cells
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -212,10 +212,8 @@ def _pipes(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def as_csv(summaries: Sequence[Summary]) -> str:
     """Return all rows as CSV: means, then classes, then kinds of defects; what does not apply is empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in [*rows(summaries), *_detail_rows(summaries)]:
-        writer.writerow({key: "" if value is None else value for key, value in row.items()})
+    found = [*rows(summaries), *_detail_rows(summaries)]
+    write_cells(text, [COLUMNS, *([row.get(name) for name in COLUMNS] for row in found)])
     return text.getvalue()
 
 

@@ -1,6 +1,5 @@
 """What ``zsad test --out`` writes: a result with all it came from, a score per image, pictures."""
 
-import csv
 import datetime
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from zsad.benchmark.run import git_commit, versions
 from zsad.datamodules import BenchmarkDataModule
 from zsad.methods import Method
 from zsad.metrics.result import EvaluationResult
+from zsad.report.cells import write_cells
 
 
 def write_test(
@@ -31,9 +31,8 @@ def write_test(
     folder.mkdir(parents=True, exist_ok=True)
     images = method.evaluation.images
     with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "class_name", "label", "score"])
-        writer.writerows([one.image_path, one.class_name, one.gt_label, one.pred_score] for one in images)
+        rows = [(one.image_path, one.class_name, one.gt_label, one.pred_score) for one in images]
+        write_cells(file, [("path", "class_name", "label", "score"), *rows])
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     result: dict[str, Any] = {
         "method": type(method).__name__,

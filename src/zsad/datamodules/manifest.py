@@ -1,6 +1,5 @@
 """Lists of images as files: CSV, JSON lines and the community's ``meta.json``."""
 
-import csv
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zsad.datamodules.dataset import DataWarning
+from zsad.report.cells import read_cells
 from zsad.types import Record
 
 _ALIASES = {
@@ -82,7 +82,7 @@ def _rows(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     kind = path.suffix.lower()
     with path.open(newline="", encoding="utf-8-sig") as file:
         if kind == ".csv":
-            for number, row in enumerate(csv.DictReader(file), start=2):
+            for number, row in enumerate(read_cells(file), start=2):
                 yield f"'{path}' line {number}", row
         elif kind in {".jsonl", ".ndjson"}:
             for number, line in enumerate(file, start=1):

@@ -1,6 +1,5 @@
 """Metrics for anomaly maps from anywhere: a folder of maps against a folder of masks."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from zsad.images import load_mask
 from zsad.metrics import DEFAULT_METRICS, EvaluationResult, Evaluator
 from zsad.metrics.pairs import Resize
 from zsad.metrics.regions import Connectivity
+from zsad.report.cells import read_cells
 
 MAP_EXTENSIONS = frozenset({".npy", ".tif", ".tiff", ".png"})
 MASK_EXTENSIONS = MAP_EXTENSIONS | {".bmp", ".gif", ".jpg", ".jpeg"}
@@ -192,7 +192,7 @@ def _rows(path: Path, keys: Iterable[Key]) -> dict[Key, tuple[float, int | None]
     if not path.is_file():
         raise FileNotFoundError(f"The file of scores does not exist: '{path}'.")
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(read_cells(file))
     names = _columns(path, rows[0] if rows else {})
     by_tail: dict[Key, list[dict[str, str]]] = defaultdict(list)
     lengths = {len(key) for key in keys}

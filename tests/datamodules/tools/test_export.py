@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,19 @@ def test_what_cannot_be_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "zsad data prepare sdd" in capsys.readouterr().err.replace("\n", " ")
     with pytest.raises(ValueError, match="kind must be 'meta', 'jsonl' or 'csv', got 'xml'"):
         export(Folder(tmp_path), tmp_path / "x", "xml")  # type: ignore[arg-type]
+
+
+def test_no_cell_of_a_list_is_a_formula_and_it_comes_back(tmp_path: Path) -> None:
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "'quoted", "\t=x"]
+    for name in names:
+        for kind in ("good", "=bad"):
+            (tmp_path / "data" / name / "test" / kind).mkdir(parents=True)
+            Image.new("L", (6, 4)).save(tmp_path / "data" / name / "test" / kind / "0.png")
+    data = Folder(tmp_path / "data", layout="tree")
+    out = tmp_path / "data" / "list.csv"
+    assert export(data, out, "csv") == 12
+    with out.open(encoding="utf-8", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r")]
+    assert rows(Folder(out)) == rows(data)
+    assert {record.class_name for record in Folder(out).select("test")} == set(names)

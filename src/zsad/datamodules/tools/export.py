@@ -1,6 +1,5 @@
 """``zsad data export``: lists of images in the formats that other repositories read."""
 
-import csv
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError
 from zsad.datamodules.tools.build import Options, build, reporting
+from zsad.report.cells import write_cells
 from zsad.types import Record
 
 Kind = Literal["meta", "jsonl", "csv"]
@@ -41,9 +41,7 @@ def export(datamodule: BenchmarkDataModule, out: Path, kind: Kind = "meta") -> i
         text = "\n".join(json.dumps(_aa_clip(record, out), ensure_ascii=False) for record in test) + "\n"
     elif kind == "csv":
         with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(_row(record, out) for record in test)
+            write_cells(file, [_COLUMNS, *(_row(record, out) for record in test)])
         return len(test)
     else:
         raise ValueError(f"kind must be 'meta', 'jsonl' or 'csv', got {kind!r}.")
@@ -83,7 +81,7 @@ def _aa_clip(record: Record, out: Path) -> dict[str, Any]:
     return entry
 
 
-def _row(record: Record, out: Path) -> tuple[Any, ...]:
+def _row(record: Record, out: Path) -> tuple[str | int, ...]:
     mask = "" if record.mask_path is None else _relative(record.mask_path, out)
     label = "" if record.label is None else record.label
     return _relative(record.image_path, out), label, mask, record.class_name, record.defect, "test"
