@@ -70,9 +70,12 @@ def test_a_cell_says_all_it_came_from(results: Path) -> None:
     assert len(list((results / "pictures").glob("clip/synthetic/gear-s0-*.jpg"))) == 3
 
 
-def test_starting_again_computes_nothing(results: Path) -> None:
+def test_starting_again_computes_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in results.glob("cells/*/*/*.json")}
-    assert main([*COMMON, "--methods", "clip", "maskclip", "--out", str(results)]) == 0
+    assert main([*COMMON, "--methods", "clip", "maskclip", "--out", str(results), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {one["file"] for one in said} == set(map(str, before))
+    assert all(one["metrics"] == json.loads(Path(one["file"]).read_text("utf-8"))["metrics"] for one in said)
     assert {path: path.stat().st_mtime_ns for path in results.glob("cells/*/*/*.json")} == before
 
 

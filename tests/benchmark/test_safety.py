@@ -416,8 +416,18 @@ def test_nothing_published_stands_beside_the_synthetic_model(tmp_path: Path) -> 
         assert (len(found) > 1) == beside
 
 
-def test_the_page_says_how_many_images_a_class_has(once: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_page_says_how_many_images_a_class_has(
+    once: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert cli.main(["report", str(once[1]), "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80  # the last one names the page, in one piece
+    assert [line.split()[0] for line in lines if line.startswith("clip ")] == ["clip"]
+    assert lines[-1].endswith(str(tmp_path / "report.html"))
+    assert cli.main(["report", str(once[1]), "--out", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["method"] for row in found["rows"]} == {"clip"}
     for name in ("report.md", "report.csv", "report.tex", "report.html"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "normal" in text

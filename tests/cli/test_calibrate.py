@@ -286,6 +286,9 @@ def test_drift_of_finished_runs(cards: Path, runs: Path, tmp_path: Path, capsys:
     moved = tmp_path / "moved.jsonl"
     shifted = [{**row, "score": row["score"] + 2 * spread} for row in map(json.loads, lines)]
     moved.write_text("".join(f"{json.dumps(row)}\n" for row in shifted), encoding="utf-8")
+    assert main(["drift", str(cards), str(moved), "--json"]) == 0
+    (window,) = json.loads(capsys.readouterr().out)["grid"]["windows"]
+    assert (window["first"], window["last"], window["kind"]) == (1, 50, "changed")
     assert main(["drift", str(cards), str(moved)]) == 0
     assert "Your images have changed: images 1 to 50 of 'grid'" in " ".join(capsys.readouterr().out.split())
 

@@ -8,7 +8,7 @@ from zsad.cli.data import main
 from zsad.datamodules.facts import all_facts
 
 
-def test_all_five(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         path = tmp_path / "x" / ("good", "bad")[i] / "1.png"
         path.parent.mkdir(parents=True)
@@ -41,7 +41,43 @@ def test_list_at_80_columns_is_short_and_whole(
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 80
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["key", "title", "images", "metrics", "licence"]
     for facts in all_facts().values():
         (line,) = [line for line in lines if line.startswith(f"{facts.key}  ")]
-        assert facts.title in line
-    assert any("467 + 1258 images" in line for line in lines)
+        assert facts.title.split()[0] in line
+    words = {word for line in lines for word in line.split()}
+    for facts in all_facts().values():
+        assert {*facts.title.split(), *facts.license.split()} <= words  # no word is cut
+    assert any("467 + 1258" in line for line in lines)
+
+
+def test_a_pipe_gets_the_same_and_a_narrow_terminal_fewer_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {}
+    for width in ("", "80", "45"):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if width:
+            monkeypatch.setenv("COLUMNS", width)
+        assert main(["list"]) == 0
+        shown[width] = capsys.readouterr().out
+    assert shown[""] == shown["80"]
+    assert "No room for: metrics, licence. See: zsad data show KEY" in " ".join(shown["45"].split())
+    keys = {line.split()[0] for line in shown["45"].splitlines() if line[:1].strip()}
+    assert keys >= set(all_facts())
+
+
+def test_show_has_the_rest(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for facts in all_facts().values():
+        assert main(["show", facts.key]) == 0
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= 80
+        text = " ".join(out.split())
+        for said in (facts.title, facts.license, facts.layout, facts.counts_status, *facts.classes):
+            assert " ".join(said.split()) in text
+        assert main(["show", facts.key, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["key"] == facts.key
+    assert main(["show", "mvtec"]) == 2
+    assert "No data set 'mvtec'; nearest: ['mvtec_ad']" in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,9 +99,12 @@ def test_shown_pictures_are_the_first_of_their_kind(samples: list[SyntheticSampl
 
 
 def test_the_command_writes_page_table_and_heat_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--images", "20", "--out", str(tmp_path), "--device", "cpu"]) == 0
-    shown = capsys.readouterr().out
-    assert "synthetic, mini CLIP" in shown
+    assert demo.main(["--images", "20", "--out", str(tmp_path), "--device", "cpu", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "synthetic, mini CLIP" in shown.err
+    found = json.loads(shown.out)
+    assert set(found["methods"]["CLIP"]["per_class"]) == set(HELD_OUT_CLASSES)
+    assert found["page"] == str(tmp_path / "index.html")
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "synthetic, mini CLIP" in html
     assert not re.search(r"https?://", html)

@@ -35,11 +35,12 @@ def weights(*arguments: str) -> int:
 
 
 def test_the_real_list_shows_terms(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "80")
     assert weights("list") == 0
-    shown = capsys.readouterr().out
-    for entry in list_weights():
-        assert entry.name in shown
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {entry.name for entry in list_weights()} <= {line.split()[0] for line in lines if line[:1].strip()}
+    assert "No room for: data, code, backbone. See: zsad weights list --json" in " ".join(" ".join(lines).split())
     assert weights("list", "vand", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["commercial"], row["here"]) for row in rows] == [

@@ -1,12 +1,13 @@
 """``zsad benchmark``: the grid from the command line."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--fresh", action="store_true", help="compute all cells of the grid again, whatever is in DIR from earlier runs"
     )
+    result.add_argument("--json", action="store_true", help="print what became of each cell as one JSON list")
     result.add_argument("--retry-failed", action="store_true", help="compute cells again that ended in an error")
     return result
 
@@ -145,11 +147,21 @@ def _run(arguments: Sequence[str], args: argparse.Namespace) -> int:
                     )
 
             Runner(options).run(cells, tell)
-    failed = [cell for cell in cells if "error" in read_cell(cell.path(args.out))]
+    contents = [(cell, read_cell(cell.path(args.out))) for cell in cells]
+    failed = [cell for cell, content in contents if "error" in content]
+    if args.json:
+        print(json.dumps([_plain(cell, content, args.out) for cell, content in contents]))
     console.print(
         f"{len(cells) - len(failed)} cells done, {len(failed)} failed. Tables: zsad report {args.out}", soft_wrap=True
     )
     return 1 if failed else 0
+
+
+def _plain(cell: Cell, content: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return what became of a cell, ready for JSON: its metrics in [0, 1], or its error."""
+    names = {"method": cell.method.label, "data": cell.data.label, "class_name": cell.class_name, "seed": cell.seed}
+    found = {"metrics": content.get("metrics"), "error": content.get("error")}
+    return names | found | {"file": str(cell.path(out))}
 
 
 def _parallel(

@@ -1,4 +1,4 @@
-"""``zsad data``: the arguments of its five commands."""
+"""``zsad data``: the arguments of its six commands."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from zsad.datamodules.tools.check import data_check
 from zsad.datamodules.tools.download import data_download
 from zsad.datamodules.tools.export import data_export
-from zsad.datamodules.tools.listing import data_list
+from zsad.datamodules.tools.listing import data_list, data_show
 from zsad.datamodules.tools.prepare import data_prepare
 
 
@@ -14,11 +14,12 @@ def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
     made = argparse.ArgumentParser(
         prog="zsad data",
-        description="List, check, fetch, prepare and export data sets.",
+        description="List, show, check, fetch, prepare and export data sets.",
         epilog="Exit status: 0 all is well, 1 something is wrong with the data, 2 the request cannot be met.",
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="what exists, under which terms, and where to get it")
+    commands.add_parser("list", help="what exists, in a line each")
+    show = commands.add_parser("show", help="all that is known of one: terms, where to get it, layout, classes")
     check = commands.add_parser("check", help="is a copy complete, readable and as the papers counted it?")
     check.add_argument("--split", default="test", help="part to check (default: %(default)s)")
     check.add_argument("--images", action="store_true", help="with --json, list every image")
@@ -29,8 +30,10 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--files", choices=("copy", "symlink"), default="copy", help="default: %(default)s")
     export = commands.add_parser("export", help="write meta.json, AA-CLIP's JSON lines or a CSV manifest")
     export.add_argument("--kind", choices=("meta", "jsonl", "csv"), default="meta", help="default: %(default)s")
-    for one in (check, download, prepare, export):
+    for one in (show, check, download, prepare, export):
         one.add_argument("name", help="key of the data set, see: zsad data list; or folder")
+        if one is show:
+            continue
         if one is download:
             one.add_argument("--root", default="datasets", help="folder of data sets (default: %(default)s)")
             continue
@@ -50,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     command = given.pop("command")
     functions: dict[str, Callable[..., int]] = {
         "list": data_list,
+        "show": data_show,
         "check": data_check,
         "download": data_download,
         "prepare": data_prepare,

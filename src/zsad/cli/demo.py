@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.box import SIMPLE_HEAVY
 from rich.console import Console
-from rich.table import Table
 
 from zsad.clip import Clip, load_clip
 from zsad.clip.loading import MINI
@@ -28,6 +27,7 @@ from zsad.methods.evaluation import Evaluation
 from zsad.methods.musc import Transductive
 from zsad.metrics import EvaluationResult, Evaluator
 from zsad.report import page
+from zsad.report.terminal import tables
 from zsad.synthetic import SyntheticSample, split_samples
 from zsad.synthetic.trivial import centre_prior, colour_outlier
 from zsad.types import Batch, Prediction
@@ -91,8 +91,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="another one gives other pictures (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
     parser.add_argument("--train", action="store_true", help="train the methods that learn as well; takes minutes")
+    parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object, not as tables")
     args = parser.parse_args(arguments)
-    console = Console()
+    console = Console(stderr=args.json)
     start = time.perf_counter()
     console.print(f"[bold]{NOTE}[/bold]")
     device = find_device(args.device)
@@ -106,7 +107,10 @@ def main(arguments: Sequence[str]) -> int:
         outcomes = run(methods, samples, lambda name: status.update(f"running {name}"))
         status.update("writing pictures")
         target = write(args.out, outcomes, samples)
-    show(outcomes, console)
+    if args.json:
+        print(json.dumps({"note": NOTE, "page": str(target), "methods": plain(outcomes)}))
+    else:
+        show(outcomes, console)
     console.print(f"{args.images} pictures, {time.perf_counter() - start:.0f} s. Look at it: {target}", soft_wrap=True)
     return 0
 
@@ -278,6 +282,11 @@ def _percent(values: Mapping[str, float], metric: str, name: str) -> float | Non
     return None if value is None else 100 * float(value)
 
 
+def plain(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Return name of a row -> its metrics in [0, 1] and its seconds, ready for JSON."""
+    return {name: one.metrics.to_dict() | {"seconds": one.seconds} for name, one in outcomes.items()}
+
+
 def show(outcomes: Mapping[str, Outcome], console: Console) -> None:
     """Print the table of means and the two tables of classes."""
     _print(console, "mean over classes, per cent (synthetic, mini CLIP)", ["", *_METRICS, "s"], mean_rows(outcomes))
@@ -291,30 +300,10 @@ def show(outcomes: Mapping[str, Outcome], console: Console) -> None:
 def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
     """Print a table whole: columns that find no room go into a further table, with the first column again."""
     texts = [[_text(cell) for cell in row] for row in rows]
-    widths = [
-        2 + max(len(word) for word in [*head.split(), *(row[number] for row in texts)])
-        for number, head in enumerate(columns)
-    ]
-    widths[0] = max(widths[0], 2 + len(columns[0]))
-    for part in _parts(widths, console.width - 2):
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
-        for number in part:
-            table.add_column(
-                columns[number], justify="right" if number else "left", min_width=widths[number] - 2, no_wrap=not number
-            )
-        for row, text in zip(rows, texts, strict=True):
-            table.add_row(*(text[number] for number in part), style="dim" if row[0] in _TRIVIAL else None)
+    styles = ["dim" if row[0] in _TRIVIAL else "" for row in rows]
+    numbers = range(1, len(columns))
+    for table in tables(columns, texts, console.width, title, further=True, right=numbers, styles=styles):
         console.print(table)
-
-
-def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Return the columns of each table, all of which begin with column 0."""
-    parts: list[list[int]] = [[0]]
-    for number in range(1, len(widths)):
-        if len(parts[-1]) > 1 and sum(widths[other] for other in parts[-1]) + widths[number] > room:
-            parts.append([0])
-        parts[-1].append(number)
-    return parts
 
 
 def _text(cell: str | float | None) -> str:

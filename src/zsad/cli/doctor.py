@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from zsad import __version__
 from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
 from zsad.methods import METHODS
+from zsad.report.terminal import tables
 from zsad.weights.places import mirror, offline_reason, weights_folder
 from zsad.weights.registry import default_for, list_weights
 from zsad.weights.store import is_here
@@ -120,37 +120,35 @@ def _weights(name: str) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any], console: Console) -> None:
-    versions = Table("package", "version", title="versions", title_justify="left")
-    versions.add_row("zsad", facts["zsad"])
-    versions.add_row("python", f"{facts['python']} on {facts['system']}")
-    for name, found in facts["packages"].items():
-        versions.add_row(name, found or "[yellow]not installed[/yellow]")
-    console.print(versions)
+    def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        console.print(*tables(heads, rows, console.width, title, rest="zsad doctor --json"), "", sep="\n")
 
-    devices = Table("device", "what", title="devices", title_justify="left")
+    packages = [[name, found or "not installed"] for name, found in facts["packages"].items()]
+    python = ["python", f"{facts['python']} on {facts['system']}"]
+    show("versions", ("package", "version"), [["zsad", facts["zsad"]], python, *packages])
+    devices = []
     for one in facts["devices"]:
         memory = f"{one['memory_gib']} GiB" if "memory_gib" in one else "memory shared with the CPU"
         extra = f"{one['cores']} cores, {one['threads']} threads" if "cores" in one else memory
-        devices.add_row(one["device"], f"{escape(one['name'])} ({extra})")
-    console.print(devices)
-
-    weights = Table("backbone", "weights", "serves", title="weights on this machine", title_justify="left")
-    for name, one in facts["weights"].items():
-        state = f"[green]here[/green], {one['megabytes']} MB" if one["cached"] else "[yellow]to be downloaded[/yellow]"
-        weights.add_row(name, state, escape(one["serves"]))
-    console.print(weights)
+        devices.append([one["device"], f"{one['name']} ({extra})"])
+    show("devices", ("device", "what"), devices)
+    weights = [
+        [name, f"here, {one['megabytes']} MB" if one["cached"] else "to be downloaded", one["serves"]]
+        for name, one in facts["weights"].items()
+    ]
+    show("weights on this machine", ("backbone", "weights", "serves"), weights)
     console.print(f"caches: {escape(', '.join(facts['cache_folders']))}", highlight=False)
 
-    methods = Table("method", "with zsad-mini", "as published", title="works offline", title_justify="left")
+    methods = []
     for name, one in facts["methods"].items():
         state = "after training" if one["needs_checkpoint"] else "yes"
         published = state if one["published_weights_cached"] else f"no: {one['published_backbone']} is not cached"
-        methods.add_row(name, state if facts["embedded_backbone_works"] else "no: file missing", published)
-    console.print(methods)
-    adapters = Table("method", "a bare name takes", "adapters here", title="published adapters", title_justify="left")
-    for name, one in facts["adapters"].items():
-        adapters.add_row(name, one["bare_name_takes"], ", ".join(one["here"]) or "[yellow]none yet[/yellow]")
-    console.print(adapters)
+        methods.append([name, state if facts["embedded_backbone_works"] else "no: file missing", published])
+    show("works offline", ("method", "with zsad-mini", "as published"), methods)
+    adapters = [
+        [name, one["bare_name_takes"], ", ".join(one["here"]) or "none yet"] for name, one in facts["adapters"].items()
+    ]
+    show("published adapters", ("method", "a bare name takes", "adapters here"), adapters)
     console.print(f"adapters: {escape(facts['weights_folder'])}", highlight=False)
     if facts["mirror"]:
         console.print(f"mirror: {escape(facts['mirror'])}", highlight=False)

@@ -1,12 +1,14 @@
 """``zsad drift``: have the images changed since the calibration, or are there only more defects?"""
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from zsad.decision import Card
 from zsad.decision.conformal import alarms_allowed
@@ -15,8 +17,9 @@ from zsad.decision.entry import ClassEntry
 from zsad.inference.rows import Row
 from zsad.report.charts import lines
 from zsad.report.page import heading, page, paragraph, table
+from zsad.report.terminal import tables
 
-_COLUMNS = ("window", "images", "median", "alarms", "p of the body", "p of the alarms", "says")
+_COLUMNS = ("window", "images", "says", "median", "alarms", "p of the body", "p of the alarms")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("card", type=Path, metavar="CARD", help="of 'zsad calibrate'")
     made.add_argument("rows", nargs="+", type=Path, metavar="SCORES", help="scores.jsonl of runs, oldest first")
     made.add_argument("--class-name", help="of rows that name none (default: the card's, if it has one class)")
+    made.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots there")
     return made
 
@@ -36,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0, whatever was found."""
     args = parser().parse_args(arguments)
-    card, console = Card.load(args.card), Console()
+    card, console = Card.load(args.card), Console(quiet=args.json)
     scores: dict[str, list[float]] = {}
     for path in args.rows:
         if not path.is_file():
@@ -49,12 +53,22 @@ def main(arguments: Sequence[str]) -> int:
     if not scores:
         raise ValueError(f"There is no score in {', '.join(str(path) for path in args.rows)}.")
     parts: list[str] = []
+    watches: dict[str, Watch] = {}
     for name, values in scores.items():
-        parts += _one_class(console, name, card.entry(name), values, recalibrate(args.card, name))
+        watches[name] = watch_of(card.entry(name))
+        parts += _one_class(console, name, card.entry(name), watches[name], values, recalibrate(args.card, name))
     if args.html is not None:
         args.html.write_text(page("Drift", parts), encoding="utf-8")
         console.print(f"{args.html}", highlight=False, soft_wrap=True)
+    if args.json:
+        print(json.dumps({name: _plain(watch) for name, watch in watches.items()}))
     return 0
+
+
+def _plain(watch: Watch) -> dict[str, Any]:
+    """Return what a watch saw, ready for JSON; ``kind`` is null, "changed" or "defects"."""
+    windows = [asdict(one) | {"kind": one.kind} for one in watch.windows]
+    return {"calibration_median": watch.median, "windows": windows}
 
 
 def watch_of(entry: ClassEntry) -> Watch:
@@ -67,8 +81,9 @@ def recalibrate(card: Path | None, class_name: str) -> str:
     return f'zsad calibrate NEW_GOOD_IMAGES --out {card or "CARD"} --add --class-name "{class_name}"'
 
 
-def _one_class(console: Console, name: str, entry: ClassEntry, scores: Sequence[float], command: str) -> list[str]:
-    watch = watch_of(entry)
+def _one_class(
+    console: Console, name: str, entry: ClassEntry, watch: Watch, scores: Sequence[float], command: str
+) -> list[str]:
     warnings = watch.add(scores)
     parts = [heading(name)]
     if not watch.windows:
@@ -76,17 +91,15 @@ def _one_class(console: Console, name: str, entry: ClassEntry, scores: Sequence[
         console.print(text, highlight=False)
         return [*parts, paragraph(text)]
     said = {None: "", "changed": "images have changed", "defects": "more defects"}
-    rows: list[list[str | float | None]] = [
+    rows = [
         [
-            str(one.number), f"{one.first}-{one.last}", f"{one.median:.5g}", str(one.alarms), f"{one.body:.2g}",
-            f"{one.tail:.2g}", said[one.kind],
+            str(one.number), f"{one.first}-{one.last}", said[one.kind], f"{one.median:.5g}", str(one.alarms),
+            f"{one.body:.2g}", f"{one.tail:.2g}",
         ]
         for one in watch.windows
     ]  # fmt: skip
-    shown = Table(*_COLUMNS, title=f"{name}, calibration median {watch.median:.5g}", title_justify="left")
-    for row in rows:
-        shown.add_row(*map(str, row))
-    console.print(shown)
+    title = f"{name}, calibration median {watch.median:.5g}"
+    console.print(*tables(_COLUMNS, rows, console.width, title, rest="--json"), sep="\n")
     for window in warnings:
         message = watch.message(window, name, command)
         console.print(f"[yellow]{message}[/yellow]", highlight=False)

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.json is not None:
         args.json.write_text(json.dumps(result.to_dict(), indent=1), encoding="utf-8")
     console = Console()
-    console.print(result.table())
+    console.print(*result.tables(console.width), sep="\n")
     if args.calibration:
         _calibration(console, args)
     if result.pixel_bound:

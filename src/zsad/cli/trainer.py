@@ -178,7 +178,8 @@ class ZsadCLI(LightningCLI):
             self.model.evaluator.compute()
         )  # every process takes part: each has seen its share of the images
         if self.trainer.is_global_zero:
-            Console().print(result.table())
+            console = Console()
+            console.print(*result.tables(console.width), sep="\n")
         return result
 
     def after_test(self) -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
 
 from zsad.methods.author_files import READERS, convert, reader_of
+from zsad.report.terminal import tables
 from zsad.weights import backbones, store
 from zsad.weights.registry import WeightsEntry, find, list_weights
 from zsad.weights.store import Asked
@@ -75,12 +74,10 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     if args.reach:
         return _reach(entries)
-    table = Table("name", "trained on", "backbone", "size", "here", "code", "data", "commercial use", "status")
-    table.columns[0].no_wrap = True
-    table.columns[2].overflow = "fold"
-    for one in entries:
-        table.add_row(*map(escape, _row(one)))
-    Console().print(table)
+    console = Console()
+    heads = ("name", "trained on", "here", "commercial use", "status", "size", "data", "code", "backbone")
+    for table in tables(heads, list(map(_row, entries)), console.width, rest="zsad weights list --json"):
+        console.print(table)
     return 0
 
 
@@ -124,13 +121,13 @@ def _row(entry: WeightsEntry) -> list[str]:
     return [
         entry.name,
         ", ".join(entry.trained_on) if len(entry.trained_on) < 4 else f"{len(entry.trained_on)} sets",
-        entry.backbone or "-",
-        f"{known / 1e6:.1f} MB" if sizes and None not in sizes else "-",
         "yes" if store.is_here(entry) else "-",
-        entry.code_licence if entry.files else "-",
-        entry.data_licence or "-",
         entry.commercial if entry.files else "-",
         words.get(entry.status, entry.status),
+        f"{known / 1e6:.1f} MB" if sizes and None not in sizes else "-",
+        entry.data_licence or "-",
+        entry.code_licence if entry.files else "-",
+        entry.backbone or "-",
     ]
 
 

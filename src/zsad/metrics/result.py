@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad.metrics.curves import Curve, plot_curves
+from zsad.report.terminal import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import RenderableType
     from rich.table import Table
 
 TITLES = {"auroc": "AUROC", "ap": "AP", "f1max": "F1-max", "aupro": "AUPRO"}
@@ -60,24 +62,46 @@ class EvaluationResult:
         """Return a rich table in per cent with one decimal, a row per class and the mean below; ``-`` is undefined."""
         from rich.table import Table
 
+        heads, rows = self._grid()
         table = Table(title=title or None)
-        table.add_column("class")
-        table.add_column("images", justify="right")
-        for metric in self.mean:
-            table.add_column(metric_title(metric), justify="right")
+        for number, head in enumerate(heads):
+            table.add_column(head, justify="right" if number else "left")
+        for row in rows:
+            if row[0] == "mean":
+                table.add_section()
+            table.add_row(*row, style="bold" if row[0] == "mean" else None)
+        table.caption = self._caption()
+        return table
+
+    def tables(self, width: int) -> "list[RenderableType]":
+        """Return what :meth:`table` does for a terminal: metrics that find no room stand in further tables.
+
+        Args:
+            width: Of the terminal, in characters.
+        """
+        heads, rows = self._grid()
+        styles = ["bold" if row[0] == "mean" else "" for row in rows]
+        made = tables(heads, rows, width, further=True, right=range(1, len(heads)), styles=styles)
+        return [*made, *filter(None, [self._caption()])]
+
+    def _grid(self) -> tuple[list[str], list[list[str]]]:
+        """Return heads and rows of the table, the mean last where there are several classes."""
+        rows = []
         for name, values in self.per_class.items():
             normal, anomalous = self.counts[name]
             cells = [_cell(values.get(m, math.nan), self.intervals.get(name, {}).get(m)) for m in self.mean]
-            table.add_row(name, f"{normal}+{anomalous}", *cells)
+            rows.append([name, f"{normal}+{anomalous}", *cells])
         if len(self.per_class) != 1:
-            table.add_section()
             total = [sum(column) for column in zip(*self.counts.values(), strict=True)] or [0, 0]
             cells = [_cell(value, self.mean_intervals.get(metric)) for metric, value in self.mean.items()]
-            table.add_row("mean", f"{total[0]}+{total[1]}", *cells, style="bold")
-        if any(self.left_out.values()):
-            text = "; ".join(f"{metric_title(m)}: {len(names)}" for m, names in self.left_out.items() if names)
-            table.caption = f"Classes left out because the metric is undefined there: {text}."
-        return table
+            rows.append(["mean", f"{total[0]}+{total[1]}", *cells])
+        return ["class", "images", *map(metric_title, self.mean)], rows
+
+    def _caption(self) -> str | None:
+        if not any(self.left_out.values()):
+            return None
+        text = "; ".join(f"{metric_title(m)}: {len(names)}" for m, names in self.left_out.items() if names)
+        return f"Classes left out because the metric is undefined there: {text}."
 
     def figure(self, kind: str) -> "Figure":
         """Return a matplotlib figure of one kind of curve with one line per class.
@@ -132,7 +156,7 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
     if math.isnan(value):
         return "-"
     text = f"{100 * value:.1f}"
-    return text if interval is None else f"{text} [dim]({100 * interval[0]:.1f}-{100 * interval[1]:.1f})[/dim]"
+    return text if interval is None else f"{text} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError, count_differences
 from zsad.datamodules.dataset import describe
@@ -23,6 +22,7 @@ from zsad.datamodules.layout import PairingError
 from zsad.datamodules.manifest import ManifestError
 from zsad.datamodules.tools.build import Options, build, reporting
 from zsad.images import ImageError, load_rgb, mask_levels
+from zsad.report.terminal import tables
 from zsad.types import Record
 
 
@@ -220,13 +220,12 @@ def _show(report: CheckReport, console: Console) -> None:
     if report.problem:
         console.print(f"{report.name}: {report.problem}", style="red", markup=False)
         return
-    table = Table(title=f"{report.name} in {report.root}")
-    for heading in ("class", "normal", "expected", "anomalous", "expected"):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
-    for name, numbers in report.classes.items():
-        keys = ("normal", "expected_normal", "anomalous", "expected_anomalous")
-        table.add_row(name, *(str(numbers.get(key, "")) for key in keys))
-    console.print(table)
+    keys = ("normal", "expected_normal", "anomalous", "expected_anomalous")
+    rows = [[name, *(str(numbers.get(key, "")) for key in keys)] for name, numbers in report.classes.items()]
+    heads = ("class", "normal", "expected", "anomalous", "expected")
+    console.print(f"{report.name} in {report.root}", soft_wrap=True, markup=False, highlight=False)
+    for table in tables(heads, rows, console.width, right=range(1, 5), rest="--json"):
+        console.print(table)
     sizes = Counter((row["width"], row["height"]) for row in report.images if row["width"])
     if sizes:
         (width, height), often = sizes.most_common(1)[0]
