@@ -116,7 +116,7 @@ class ZsadCLI(LightningCLI):
         module, _, name = config.model.class_path.rpartition(".")
         kind = getattr(import_module(module), name)
         if self.config.subcommand != "fit" and (path == UNTRAINED or adapters.choose(kind, path) is not None):
-            return  # a name: see _take_adapters
+            return  # a name: see before_test
         saved = read_checkpoint(path)
         options = stored_options(kind, saved, self._by_hand, path)
         if "backbone" not in self._by_hand:
@@ -143,19 +143,7 @@ class ZsadCLI(LightningCLI):
         return trainer
 
     def before_test(self) -> None:
-        """Load published adapters if ``ckpt_path`` names them, or if there is none."""
-        self._take_adapters()
-
-    def before_validate(self) -> None:
-        """Load published adapters if ``ckpt_path`` names them, or if there is none."""
-        self._take_adapters()
-
-    def before_predict(self) -> None:
-        """Load published adapters if ``ckpt_path`` names them, or if there is none."""
-        self._take_adapters()
-
-    def _take_adapters(self) -> None:
-        """Without a checkpoint, take the papers' pair for this data set, if the backbone is the adapters' own."""
+        """Load published adapters if ``ckpt_path`` names them; without one the papers' pair, on its backbone."""
         given, model = self.config_init[self.subcommand], self.model
         checkpoint = given.get("ckpt_path")
         if checkpoint == UNTRAINED:
@@ -172,6 +160,8 @@ class ZsadCLI(LightningCLI):
             adapters.fitting_backbone(entry, model.clip)
             model.load_weights(adapters.fetch(entry).path)
             given["ckpt_path"] = None
+
+    before_validate = before_predict = before_test
 
     def _table(self) -> EvaluationResult:
         result: EvaluationResult = (

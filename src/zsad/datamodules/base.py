@@ -70,6 +70,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
     """
 
     name: str = ""
+    dataset_class: type[TrainingDataset] = TrainingDataset
     """Key in the registry and in ``datasets.yaml``."""
 
     def __init__(
@@ -211,7 +212,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
             records: Sequence[Record] = self.select(split)
             if training and self.shots is not None:
                 records = PackedRecords(draw_shots(records, self.shots, self.seed, self.shot_draw))
-            self._datasets[split, training, protocol] = TrainingDataset(
+            self._datasets[split, training, protocol] = self.dataset_class(
                 records,
                 protocol,
                 mask_threshold=self.mask_threshold,

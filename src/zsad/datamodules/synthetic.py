@@ -1,6 +1,6 @@
 """The generated benchmark as a data module: pictures are drawn when they are asked for, nothing is on the disk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.datamodules.base import BenchmarkDataModule
-from zsad.datamodules.records import PackedRecords
-from zsad.datamodules.training import TrainingDataset, draw_shots
+from zsad.datamodules.training import TrainingDataset
 from zsad.synthetic import Split, generate, split_specs
-from zsad.types import ImageProtocol, Record
+from zsad.types import Record
 
 _NORMAL = "good"
 _SEEDS = 10**6  # of split_specs
@@ -20,6 +19,9 @@ _SEEDS = 10**6  # of split_specs
 
 class SyntheticDataset(TrainingDataset):
     """Pictures that a record's path describes: ``.../<class>/<defect or good>/<seed>.png``, which is no file."""
+
+    def __init__(self, *args: Any, masks: bool | None = None, **options: Any) -> None:
+        super().__init__(*args, masks=True, **options)
 
     def read(self, record: Record) -> tuple[Image.Image, NDArray[np.bool_] | None]:
         """Return the picture, 96 x 96, and the mask of its defect."""
@@ -46,6 +48,7 @@ class Synthetic(BenchmarkDataModule):
     """
 
     name = "synthetic"
+    dataset_class = SyntheticDataset
 
     def __init__(
         self,
@@ -83,23 +86,6 @@ class Synthetic(BenchmarkDataModule):
         for class_name, defect, seed in specs:
             path = self.root / class_name / (defect or _NORMAL) / f"{seed}.png"
             yield Record(path, class_name, int(bool(defect)), defect=defect)
-
-    def dataset(self, split: str = "test", training: bool = False) -> TrainingDataset:
-        """Return a part of the data as a map-style dataset, with the training options applied if ``training``."""
-        protocol: ImageProtocol = self._protocol()
-        if (split, training, protocol) not in self._datasets:
-            records: Sequence[Record] = self.select(split)
-            if training and self.shots is not None:
-                records = PackedRecords(draw_shots(records, self.shots, self.seed, self.shot_draw))
-            self._datasets[split, training, protocol] = SyntheticDataset(
-                records,
-                protocol,
-                masks=True,
-                on_error=self.on_error,
-                augment=self.augment if training else None,
-                stitch=self.stitch if training else 0.0,
-            )
-        return self._datasets[split, training, protocol]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: while fitting, the training pictures, which are no pictures of a test."""

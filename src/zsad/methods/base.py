@@ -212,9 +212,7 @@ class Method(FewShot, ABC):
         """Forget cached text and earlier results."""
         self._start()
 
-    def on_test_epoch_start(self) -> None:
-        """Forget cached text and earlier results."""
-        self._start()
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_predict_epoch_start(self) -> None:
         """Forget cached text."""

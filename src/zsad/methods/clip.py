@@ -1,19 +1,17 @@
 """CLIP: the plain baseline, one prompt per state, the same head for the class token and every patch."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.functional.maps import probability, similarity, to_grid, upsample
-from zsad.methods.base import Method
-from zsad.methods.prototypes import prototypes
-from zsad.prompts import ClassWords, load_prompts
+from zsad.methods.ensemble import PromptEnsemble
+from zsad.prompts import ClassWords
 from zsad.types import Context, ImageProtocol, Prediction
 
 
-class CLIP(Method):
+class CLIP(PromptEnsemble):
     """Compare the class token and every last-block patch token with "normal" and "anomalous" text vectors.
 
     A pixel AUROC *below* one half is what the papers report for this baseline; the sign is not flipped.
@@ -44,31 +42,8 @@ class CLIP(Method):
         align_corners: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, **kwargs)
-        self.prompts = load_prompts(prompts)
-        self.temperature = temperature
-        self.class_words: ClassWords = class_words
-        self.normalise_prompts = normalise_prompts
+        super().__init__(backbone, prompts, temperature, class_words, normalise_prompts, align_corners, **kwargs)
         self.normalise_text = normalise_text
-        self.align_corners = align_corners
-
-    def text_features(self, class_names: Sequence[str]) -> Tensor:
-        """Return the state vectors of each class, (classes, 2, dim)."""
-        return prototypes(
-            self.clip,
-            self.prompts,
-            class_names,
-            self.class_words,
-            normalise_prompts=self.normalise_prompts,
-            normalise_mean=self.normalise_text,
-        )
-
-    def class_token_embedding(self, cls: Tensor) -> Tensor:
-        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
-
-        Methods that have it can be explained by the relevance of patches.
-        """
-        return self.clip.project(self.clip.ln_post(cls))
 
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the global embedding (batch, dim) and the patch embeddings (batch, patches, dim), not normalised."""

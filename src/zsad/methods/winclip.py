@@ -11,9 +11,8 @@ from zsad.clip import Clip
 from zsad.clip.blocks import Step, after_attention, merge_heads, qkv, whole
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.functional.windows import harmonic_mean, window_indices, window_map, window_tokens
-from zsad.methods.base import Method
-from zsad.methods.prototypes import prototypes
-from zsad.prompts import ClassWords, load_prompts
+from zsad.methods.ensemble import PromptEnsemble
+from zsad.prompts import ClassWords
 from zsad.types import Context, ImageProtocol, Prediction
 
 
@@ -28,7 +27,7 @@ class WindowTokens(NamedTuple):
     """Scale -> (batch, windows, dim) projected class token of each window's own pass."""
 
 
-class WinCLIP(Method):
+class WinCLIP(PromptEnsemble):
     """Score sliding windows of patches against "normal" and "anomalous" prompt ensembles, harmonically averaged.
 
     Each window is a forward pass of the class token and the window's own patches. With references (see
@@ -66,36 +65,13 @@ class WinCLIP(Method):
         chunk: int | None = 256,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, **kwargs)
+        super().__init__(backbone, prompts, temperature, class_words, normalise_prompts, align_corners, **kwargs)
         if not scales or len(set(scales)) < len(scales) or min(scales) < 1:
             raise ValueError(f"scales must be different window sides of at least 1 patch, got {list(scales)}.")
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 window, got {chunk}; None takes all windows at once.")
         self.scales = tuple(scales)
-        self.prompts = load_prompts(prompts)
-        self.class_words: ClassWords = class_words
-        self.temperature = temperature
-        self.normalise_prompts = normalise_prompts
-        self.align_corners = align_corners
         self.chunk = chunk
-
-    def text_features(self, class_names: Sequence[str]) -> Tensor:
-        """Return the mean prompt embeddings of each class, (classes, 2, dim), not of unit length."""
-        return prototypes(
-            self.clip,
-            self.prompts,
-            class_names,
-            self.class_words,
-            normalise_prompts=self.normalise_prompts,
-            normalise_mean=False,
-        )
-
-    def class_token_embedding(self, cls: Tensor) -> Tensor:
-        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
-
-        Methods that have it can be explained by the relevance of patches.
-        """
-        return self.clip.project(self.clip.ln_post(cls))
 
     def image_tokens(self, image: Tensor) -> WindowTokens:
         """Return the embeddings of the image, its patches and its windows; see :class:`WindowTokens`."""

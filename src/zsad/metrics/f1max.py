@@ -11,15 +11,7 @@ from zsad.metrics.exact import exact_value
 def f1_max(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the greatest F1 that a threshold can give, positive meaning ``score >= threshold``.
 
-    Args:
-        scores: Any finite numbers, any shape; only their order matters.
-        labels: Same shape; anomalous where ``> 0.5``.
-
-    Returns:
-        Float64 scalar in [0, 1]; NaN with an :class:`UndefinedMetricWarning` if all labels are equal.
-
-    Raises:
-        ValueError: If shapes differ or a score is not finite.
+    Args, value and errors are those of :func:`~zsad.metrics.auroc.auroc`.
 
     Example:
         >>> f1_max(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 0, 1])).item()

@@ -19,6 +19,7 @@ from zsad import __version__
 from zsad.weights import places
 from zsad.weights.expected import DownloadError, Found, MismatchError, digest, measure
 from zsad.weights.fetch import NoSpaceError, Report, UnreachableError, fetch
+from zsad.weights.files import DiskError, write_whole
 from zsad.weights.hub import fetch_from_hub
 from zsad.weights.registry import NotPublishedError, SourceFile, WeightsEntry, known
 
@@ -380,16 +381,7 @@ def _without_user(url: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DownloadError(
-            f"Cannot write '{path}' ({error.strerror or error}). Set ZSAD_HOME to another folder."
-        ) from error
+        write_whole(path, content)
+    except DiskError as error:
+        raise DownloadError(f"{error} ZSAD_HOME says where.") from error

@@ -1,0 +1,56 @@
+"""What methods with one ensemble of hand-written prompts per state have in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from zsad.clip import Clip
+from zsad.methods.base import Method
+from zsad.methods.prototypes import prototypes
+from zsad.prompts import ClassWords, load_prompts
+
+
+class PromptEnsemble(Method):
+    """A method whose text is one mean of prompts per state and class.
+
+    Args are those of :class:`~zsad.methods.clip.CLIP`.
+    """
+
+    normalise_text = False
+    """Whether the mean gets unit length."""
+
+    def __init__(
+        self,
+        backbone: str | Clip,
+        prompts: str,
+        temperature: float,
+        class_words: ClassWords,
+        normalise_prompts: bool,
+        align_corners: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        self.prompts = load_prompts(prompts)
+        self.temperature = temperature
+        self.class_words: ClassWords = class_words
+        self.normalise_prompts = normalise_prompts
+        self.align_corners = align_corners
+
+    def text_features(self, class_names: Sequence[str]) -> Tensor:
+        """Return the mean prompt embeddings of each class, (classes, 2, dim)."""
+        return prototypes(
+            self.clip,
+            self.prompts,
+            class_names,
+            self.class_words,
+            normalise_prompts=self.normalise_prompts,
+            normalise_mean=self.normalise_text,
+        )
+
+    def class_token_embedding(self, cls: Tensor) -> Tensor:
+        """Return what the image score compares with the text, of the class token after the last block, (batch, width).
+
+        Methods that have it can be explained by the relevance of patches.
+        """
+        return self.clip.project(self.clip.ln_post(cls))
