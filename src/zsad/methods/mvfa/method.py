@@ -322,11 +322,7 @@ class MVFA(TrainedMethod):
 
     @classmethod
     def from_author_checkpoint(
-        cls,
-        path: str | Path,
-        backbone: str | Clip = published_backbone,
-        setting: Setting | None = None,
-        **options: Any,
+        cls, path: str | Path, backbone: str | Clip = published_backbone, setting: Setting | None = None, **options: Any
     ) -> Self:
         """Return the detector with the adapters of the authors' file, ``Liver.pth`` for example.
 
