@@ -83,13 +83,13 @@ def main(arguments: Sequence[str]) -> int:
             watch.add(row.score for row in writer.rows() if row.score is not None)  # told before, or in time
         task = bar.add_task("scoring", total=len(files), completed=len(writer))
         handed: deque[Found] = deque()
-        with Recorder(writer, scale, not args.no_overlays, model.map_range) as recorder:
+        with Recorder(writer, scale, not args.no_overlays, model.map_range, args.num_workers) as recorder:
             recorder.start(files.roots)
             for batch in model.batches(
                 _noted((found for found in files if not writer.has(found.real)), handed),
                 args.class_name,
                 threshold=args.threshold,
-                size=args.overlay_size,
+                size="model" if args.no_overlays else args.overlay_size,
                 strict=args.strict,
                 num_workers=args.num_workers,
                 content=args.hash,
@@ -130,6 +130,7 @@ def _load(args: argparse.Namespace, card: Card | None) -> Predictor:
         window=args.window,
         bits=args.bits,
         max_pixels=args.max_pixels,
+        fast_decode=args.fast_decode,
     )
 
 
@@ -152,7 +153,11 @@ def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
         "class_name": args.class_name,
         "threshold": args.threshold,
         "explain": args.explain,
-        "reading": {"limits": model.reading.limits, "max_pixels": model.reading.max_pixels},
+        "reading": {
+            "limits": model.reading.limits,
+            "max_pixels": model.reading.max_pixels,
+            **({"fast_decode": True} if model.reading.fast_decode else {}),
+        },
         "overlays": None if args.no_overlays else {"scale": args.scale, "size": args.overlay_size},
     }
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -19,6 +19,9 @@ _NO_LIMIT = 2**62
 Size = tuple[int, int]
 
 
+_WHOLE = "zsad_whole_size"  # key of Pillow's info: (width, height) before a smaller picture was decoded
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations in which width and height change places
+
 _TIFF_BITS, _TIFF_MAX_VALUE, _TIFF_SAMPLE_FORMAT = 258, 281, 339  # tag numbers of TIFF 6.0
 
 
@@ -34,11 +37,18 @@ class Picture:
         image: 8-bit RGB.
         warning: A sentence, or None.
         fitting: The window that would fit, if the grey levels use less than an eighth of their container's range.
+        source: (height, width) of the whole picture, if a smaller one was decoded.
     """
 
     image: Image.Image
     warning: str | None = None
     fitting: Window | None = None
+    source: Size | None = None
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the upright picture as the file holds it."""
+        return self.source or (self.image.height, self.image.width)
 
 
 def load_rgb(path: str | Path, options: ReadOptions = DEFAULT) -> Image.Image:
@@ -57,16 +67,25 @@ def load_rgb(path: str | Path, options: ReadOptions = DEFAULT) -> Image.Image:
     return load_picture(path, options).image
 
 
-def load_picture(path: str | Path, options: ReadOptions = DEFAULT) -> Picture:
+def load_picture(path: str | Path, options: ReadOptions = DEFAULT, least: int | None = None) -> Picture:
     """Return what :func:`load_rgb` does, with a warning where the grey levels use a small part of their range.
+
+    Args:
+        path: The file.
+        options: How it is read.
+        least: A JPEG file may be decoded at half, a quarter or an eighth of its size, as long as both sides keep so
+            many pixels. None: never.
 
     Raises:
         ImageError: As for :func:`load_rgb`.
     """
-    image = _open(path, options=options)
+    image = _open(path, options=options, least=least)
     if isinstance(image, Picture):
         return image
-    return _to_picture(image, path, options, owned=True)
+    source: Size | None = image.info.get(_WHOLE)
+    if source is not None and _orientation(image) not in _SIDEWAYS:
+        source = source[1], source[0]
+    return replace(_to_picture(image, path, options, owned=True), source=source)
 
 
 def to_rgb(image: Image.Image, path: str | Path = "<image>", options: ReadOptions = DEFAULT) -> Image.Image:
@@ -212,15 +231,19 @@ def image_size(path: str | Path) -> Size:
     with image:
         tags: Any = getattr(image, "tag_v2", {})
         width, height = tags.get(256, image.size[0]), tags.get(257, image.size[1])  # Pillow turns TIFF by itself
-        turned = _orientation(image) in {5, 6, 7, 8}
+        turned = _orientation(image) in _SIDEWAYS
     return (width, height) if turned else (height, width)
 
 
 @overload
-def _open(path: str | Path, decode: bool = True, *, options: ReadOptions) -> "Image.Image | Picture": ...
+def _open(
+    path: str | Path, decode: bool = True, *, options: ReadOptions, least: int | None = None
+) -> "Image.Image | Picture": ...
 @overload
 def _open(path: str | Path, decode: bool = True) -> Image.Image: ...
-def _open(path: str | Path, decode: bool = True, *, options: ReadOptions | None = None) -> "Image.Image | Picture":
+def _open(
+    path: str | Path, decode: bool = True, *, options: ReadOptions | None = None, least: int | None = None
+) -> "Image.Image | Picture":
     """Open a file; with options, a TIFF that Pillow refuses or bends comes as a picture already."""
     is_tiff = os.path.splitext(path)[1].lower() in {".tif", ".tiff"}
     try:
@@ -234,6 +257,11 @@ def _open(path: str | Path, decode: bool = True, *, options: ReadOptions | None 
                 raise TooLargeError(f"{image.width} x {image.height} pixels")
             if options is not None and is_tiff and _is_bent(image, options):
                 return _tiff_picture(path, options)
+            if least is not None and image.format in {"JPEG", "MPO"}:
+                whole = image.size
+                image.draft(None, (least, least))
+                if image.size != whole:
+                    image.info[_WHOLE] = whole
             tiles = getattr(image, "tile", [])
             deep_colour = image.mode == "RGB" and bool(tiles) and ";16" in str(tiles[0][3])
             if decode:

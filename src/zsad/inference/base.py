@@ -14,15 +14,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.decision.card import Card
+from zsad.decision.card_json import CardError
 from zsad.images.levels import ReadOptions
 from zsad.images.listing import walk
 from zsad.images.overlay import Limits
+from zsad.inference.ahead import ahead_of, in_batches, one_behind
 from zsad.inference.files import expanded
-from zsad.inference.inputs import ahead_of, flat, is_array, is_one, with_classes
+from zsad.inference.inputs import flat, is_array, is_one, with_classes
 from zsad.inference.opening import Opened, Opener, Size
-from zsad.inference.outcome import Outcome
+from zsad.inference.outcome import Outcome, Pending
 from zsad.inference.result import Result
 
+READERS = min(4, os.cpu_count() or 1)
+"""Threads that read images ahead, unless something else is asked for."""
+
+_GAP = 2  # times the model's pixels that a picture keeps when it is decoded small: resizing then does most of the work
 _CALIBRATED = "This image is one of the calibration images: its p-value says nothing new."
 
 
@@ -36,6 +42,9 @@ class BasePredictor(ABC):
     Raises:
         ValueError: The batch size is less than 1.
     """
+
+    one_behind = False
+    """Whether a batch is launched before the last one's outcomes are read: for devices that compute by themselves."""
 
     def __init__(self, batch_size: int = 8, reading: ReadOptions | None = None) -> None:
         if batch_size < 1:
@@ -51,6 +60,11 @@ class BasePredictor(ABC):
     def map_range(self) -> Limits | None:
         """Range of the anomaly maps, None if they are unbounded."""
 
+    @property
+    def input_side(self) -> int | None:
+        """Pixels of the shorter side of the model's input; None decodes every file whole."""
+        return None
+
     @abstractmethod
     def prepare(self, picture: Image.Image) -> Any:
         """Return an upright picture as the model sees it, (3, height, width)."""
@@ -58,6 +72,11 @@ class BasePredictor(ABC):
     @abstractmethod
     def outcomes(self, batch: Sequence[Opened]) -> list[Outcome]:
         """Return what the model says of pictures that could be opened, in order."""
+
+    def launch(self, batch: Sequence[Opened]) -> Pending:
+        """Begin with a batch and return what waits for its outcomes."""
+        outcomes = self.outcomes(batch)
+        return lambda: outcomes
 
     @abstractmethod
     def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -121,8 +140,10 @@ class BasePredictor(ABC):
                 f"Cannot predict on {type(x).__name__}: give a path, a folder, a PIL image, an array, a tensor or a "
                 f"list of them."
             )
-        results = self._results(self.gather(x, class_name), class_name, threshold, size, strict)
-        return list(results) if isinstance(x, (list, tuple)) or is_array(x) else results
+        at_hand = isinstance(x, (list, tuple)) or is_array(x)
+        workers = READERS if at_hand or isinstance(x, (str, os.PathLike)) else 0  # a stream is read when it is needed
+        results = self._results(self.gather(x, class_name), class_name, threshold, size, strict, workers)
+        return list(results) if at_hand else results
 
     def gather(self, x: Any, class_name: str | Iterable[str]) -> Iterable[Any]:
         """Return a folder or many pictures as inputs, one image each."""
@@ -136,17 +157,27 @@ class BasePredictor(ABC):
 
         Raises:
             FileNotFoundError: There is no such file.
-            CardError: The file is no card, or a card of another model.
+            CardError: The file is no card, or a card of another model, or pictures are decoded small.
         """
+        if card is not None and self.reading.fast_decode:
+            raise CardError("A card is made of whole pictures, fast_decode scores smaller ones: leave one of them out.")
         if card is not None:
             card = Card.of(card)
             self.check_card(card)
         self.calibration = card
 
     def _results(
-        self, inputs: Iterable[Any], class_name: str | Iterable[str], threshold: float | None, size: Size, strict: bool
+        self,
+        inputs: Iterable[Any],
+        class_name: str | Iterable[str],
+        threshold: float | None,
+        size: Size,
+        strict: bool,
+        num_workers: int = 0,
     ) -> Iterator[Result]:
-        batches = self.batches(inputs, class_name, threshold=threshold, size=size, strict=strict)
+        batches = self.batches(
+            inputs, class_name, threshold=threshold, size=size, strict=strict, num_workers=num_workers
+        )
         return itertools.chain.from_iterable(batches)
 
     def batches(
@@ -182,14 +213,26 @@ class BasePredictor(ABC):
             if self.calibration is not None:
                 self.calibration.entry(class_name)  # refuses a class that the card does not have, before any image
         ahead = num_workers + self.batch_size
-        opener = Opener(self.prepare, self.reading, size, strict, content, pixels=self.calibration is not None)
+        cards = self.calibration is not None
+        opener = Opener(self.prepare, self.reading, size, strict, content, cards, self._least(size))
         opened = ahead_of(opener, with_classes(inputs, class_name), num_workers, ahead)
-        while batch := list(itertools.islice(opened, self.batch_size)):
-            yield self._score(batch, threshold, strict, size)
+        launched = (self._launched(batch) for batch in in_batches(opened, self.batch_size))
+        for batch, pending in one_behind(launched, self.one_behind):
+            yield self._results_of(batch, pending(), threshold, strict, size)
 
-    def _score(self, batch: list[Opened], threshold: float | None, strict: bool, size: Size) -> list[Result]:
-        readable = [one for one in batch if one.tensor is not None]
-        outcomes = iter(self.outcomes(readable))
+    def _launched(self, batch: list[Opened]) -> tuple[list[Opened], Pending]:
+        return batch, self.launch([one for one in batch if one.tensor is not None])
+
+    def _least(self, size: Size) -> int | None:
+        """Pixels that both sides of a picture must keep when it is decoded small; None if it must not be."""
+        if not self.reading.fast_decode or size == "native" or self.input_side is None:
+            return None
+        return max(_GAP * self.input_side, size if isinstance(size, int) else 0)
+
+    def _results_of(
+        self, batch: list[Opened], found: list[Outcome], threshold: float | None, strict: bool, size: Size
+    ) -> list[Result]:
+        outcomes = iter(found)
         results = []
         known = set() if self.calibration is None else self.calibration.image_digests
         for one in batch:

@@ -3,9 +3,7 @@
 import hashlib
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,9 +20,6 @@ from zsad.images.reading import ImageError, to_rgb
 _BAND = 2**22  # values at a time
 
 _In = TypeVar("_In")
-
-
-_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
@@ -89,21 +84,6 @@ def with_classes(items: Iterable[_In], class_name: str | Iterable[str]) -> Itera
         yield item, name
     if next(names, None) is not None:
         raise ValueError(f"class_name names more classes than there are images: {count}.")
-
-
-def ahead_of(function: Callable[[_In], _Out], items: Iterable[_In], workers: int, ahead: int) -> Iterator[_Out]:
-    """Map in order, with threads that work on at most ``ahead`` items before they are asked for."""
-    if workers == 0:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[_Out]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def smaller(picture: Image.Image, side: int) -> Image.Image:

@@ -45,6 +45,7 @@ def load_model(
     window: tuple[float, float] | None = None,
     bits: int | None = None,
     max_pixels: int = 100_000_000,
+    fast_decode: bool = False,
     **options: Any,
 ) -> Predictor:
     """Return a method that is ready to score images.
@@ -71,6 +72,8 @@ def load_model(
         window: Grey levels that become black and white in pictures of more than 8 bits and of floats.
         bits: Another way to say it: 12 stands for the window from 0 to 4095.
         max_pixels: A file with more pixels is refused before it is decoded.
+        fast_decode: Decode JPEG files much larger than the model's input at a half to an eighth of their size, where
+            results come at another size than the image's own; scores differ a little.
         **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
             was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
             models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
@@ -92,7 +95,7 @@ def load_model(
         name, options = FIRST_LOOK[0], {**FIRST_LOOK[1], **options}
     name, checkpoint = adapters.split_name(name, checkpoint)
     kind = get_method(name, by_hand=True)
-    reading = ReadOptions(window, bits, max_pixels)
+    reading = ReadOptions(window, bits, max_pixels, fast_decode)
     panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
     if backbone == PUBLISHED:
         backbone = kind.published_backbone

@@ -57,6 +57,7 @@ class Opener:
         strict: Whether an unreadable file raises.
         content: Whether the digest of a file's content is taken.
         pixels: Whether the digest of the picture is taken.
+        least: Pixels that both sides of a JPEG file must keep when it is decoded small; None if it must not be.
     """
 
     prepare: Callable[[Image.Image], Any]
@@ -65,6 +66,7 @@ class Opener:
     strict: bool = False
     content: bool = False
     pixels: bool = False
+    least: int | None = None
 
     def __call__(self, named: tuple[Any, str]) -> Opened:
         """Return an input, given with its class, as it waits for its batch.
@@ -83,19 +85,25 @@ class Opener:
             if isinstance(x, Found) and x.error is not None:
                 raise ImageError(x.error)
             facts = None if path is None else FileFacts.of(path, self.content)  # before reading: changes are noticed
-            read = load_picture(path, self.reading) if path is not None else Picture(to_picture(x, self.reading))
+            read = (
+                load_picture(path, self.reading, self.least)
+                if path is not None
+                else Picture(to_picture(x, self.reading))
+            )
         except ImageError as error:
             if self.strict:
                 raise
             return Opened(class_name, path, seed, Image.new("RGB", (1, 1)), None, error, file=facts)
-        picture, source = read.image, (read.image.height, read.image.width)
+        picture = read.image
         pixels = pixel_digest(picture) if self.pixels else None
         tensor = self.prepare(picture)
         if self.size == "model":
             picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
         elif isinstance(self.size, int):
             picture = smaller(picture, self.size)
-        return Opened(class_name, path, seed, picture, tensor, None, source, facts, read.warning, read.fitting, pixels)
+        return Opened(
+            class_name, path, seed, picture, tensor, None, read.size, facts, read.warning, read.fitting, pixels
+        )
 
 
 def as_picture(x: Any, reading: ReadOptions) -> Image.Image:

@@ -1,5 +1,6 @@
 """What a model says of one picture at its own size, or why it says nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,3 +33,7 @@ class Outcome:
     def nothing(cls, error: ScoreError | None = None) -> "Outcome":
         """Return the outcome of a picture that has no score."""
         return cls(float("nan"), np.empty((0, 0), np.float32), (), error)
+
+
+Pending = Callable[[], list[Outcome]]
+"""Waits for the outcomes of a batch and returns them, in order."""

@@ -24,9 +24,9 @@ from zsad.inference.files import expanded
 from zsad.inference.identity import check_card
 from zsad.inference.inputs import flat, is_one
 from zsad.inference.opening import Opened, Size, as_picture
-from zsad.inference.outcome import Outcome
+from zsad.inference.outcome import Outcome, Pending
 from zsad.inference.panels import draw_panel, named
-from zsad.inference.scoring import score_all
+from zsad.inference.scoring import launch
 from zsad.methods import METHODS, Method
 from zsad.methods.memory import MissingReferencesError
 from zsad.methods.musc import Panel, PanelError, Transductive
@@ -75,11 +75,17 @@ class Predictor(BasePredictor):
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("precision='fp16' needs an accelerator; on a CPU take 'bf16', or '32'.")
         self.precision: Precision = method.clip.cast(precision).precision
+        self.one_behind = self.device.type == "cuda"
         self.method = method.eval().to(self.device)
         self._panel_file = panel
         if panel is not None:
             self._transductive().load_panel(panel)
         self.use_calibration(calibration)
+
+    @property
+    def input_side(self) -> int:
+        """Pixels of the shorter side of the method's input."""
+        return self.method.protocol.size
 
     @property
     def map_range(self) -> Limits | None:
@@ -151,7 +157,11 @@ class Predictor(BasePredictor):
 
     def outcomes(self, batch: Sequence[Opened]) -> list[Outcome]:
         """Return what the method says of pictures that could be opened, in order."""
-        return score_all(self.method, batch, self.explains)
+        return self.launch(batch)()
+
+    def launch(self, batch: Sequence[Opened]) -> Pending:
+        """Hand pictures to the device and return what waits for the outcomes."""
+        return launch(self.method, batch, self.explains)
 
     def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Return a map (height, width) bilinearly at another size (height, width)."""

@@ -1,14 +1,18 @@
 """A run over files: each batch becomes rows and heat maps, the first ones when the scale of the colours is known."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from typing_extensions import Self
 
 from zsad.images import Found
 from zsad.images.overlay import Limits, Scale
+from zsad.inference.ahead import Behind
 from zsad.inference.overlays import FIRST, labels_of, overlay_name, save_overlay, scale_of
 from zsad.inference.result import Result
 from zsad.inference.rows import Row
@@ -27,10 +31,17 @@ class Recorder:
             decide.
         overlays: Whether there are heat maps.
         map_range: The method's.
+        num_workers: Threads that draw heat maps; one more then writes, behind the caller, and what this counts is whole
+            when it has ended. 0 does all of it at once.
     """
 
     def __init__(
-        self, writer: RowWriter, scale: Scale | str, overlays: bool = True, map_range: Limits | None = None
+        self,
+        writer: RowWriter,
+        scale: Scale | str,
+        overlays: bool = True,
+        map_range: Limits | None = None,
+        num_workers: int = 0,
     ) -> None:
         self.writer, self.overlays, self.map_range = writer, overlays, map_range
         frozen = writer.settings.get("scale")
@@ -41,6 +52,8 @@ class Recorder:
         """The windows that would fit pictures that use a small part of their range."""
         self._waiting: list[tuple[list[Found], Sequence[Result]]] = []
         self._labels: dict[str, str] = writer.settings.get("roots", {})
+        self._behind = Behind() if num_workers else None
+        self._drawing = ThreadPoolExecutor(num_workers) if num_workers else None
 
     def start(self, roots: Sequence[str]) -> None:
         """Give the input folders names below ``overlays``, those of earlier calls staying as they are."""
@@ -54,10 +67,20 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write_waiting()  # also after an interruption: what was scored is not lost
+        self._do(self._write_waiting)  # also after an interruption: what was scored is not lost
+        if self._behind is not None:
+            self._behind.close()
+        if self._drawing is not None:
+            self._drawing.shutdown()
+
+    def _do(self, job: Callable[..., object], *arguments: Any) -> None:
+        (job if self._behind is None else partial(self._behind, job))(*arguments)
 
     def add(self, found: Iterable[Found], results: Sequence[Result]) -> None:
         """Take the results of a batch, with the files that they belong to."""
+        self._do(self._add, list(found), results)
+
+    def _add(self, found: list[Found], results: Sequence[Result]) -> None:
         for result in results:
             self.scored += result.error is None
             self.failed += result.error is not None
@@ -66,11 +89,10 @@ class Recorder:
                 self.high = max(self.high, float(result.anomaly_map.max()))
             if result.fitting_window is not None:
                 self.narrow.append(result.fitting_window)
-        batch = (list(found), results)
         if not self.overlays or self.scale != AUTO:
-            self._write(*batch)
+            self._write(found, results)
             return
-        self._waiting.append(batch)
+        self._waiting.append((found, results))
         if self.scored >= FIRST:
             self._write_waiting()
 
@@ -86,7 +108,10 @@ class Recorder:
             self._write(found, results)
 
     def _write(self, found: list[Found], results: Sequence[Result]) -> None:
-        self.writer.write([self._row(*pair) for pair in zip(found, results, strict=True)])
+        rows = list((map if self._drawing is None else self._drawing.map)(self._row, found, results))
+        lost = sum(row.error != result.error for row, result in zip(rows, results, strict=True))
+        self.scored, self.failed = self.scored - lost, self.failed + lost
+        self.writer.write(rows)
 
     def _row(self, found: Found, result: Result) -> Row:
         shown = self.writer.shown(found.path)
@@ -97,5 +122,4 @@ class Recorder:
         wrong = save_overlay(result, Path(self.writer.folder), name, scale)
         if wrong is None:
             return Row.of(result, path=shown, overlay=name)
-        self.scored, self.failed = self.scored - 1, self.failed + 1
         return Row.of(result, path=shown, error=wrong)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zsad.inference.devices import to_device, to_host
 from zsad.inference.opening import Opened
-from zsad.inference.outcome import Outcome, ScoreError
+from zsad.inference.outcome import Outcome, Pending, ScoreError
 from zsad.methods import CheckpointError, Method
 from zsad.methods.memory import MissingReferencesError
 from zsad.methods.musc import PanelError, Transductive
@@ -21,16 +22,17 @@ _OF_THE_RUN = (
 
 
 @torch.inference_mode()
-def score_all(method: Method, batch: Sequence[Opened], explain: bool = False) -> list[Outcome]:
-    """Return what the method says of pictures that could be opened, in order; a pass takes pictures of one size.
+def launch(method: Method, batch: Sequence[Opened], explain: bool = False) -> Pending:
+    """Hand pictures to the method and return what waits for the outcomes, in order; a pass takes pictures of one size.
 
-    A picture that is one of its class's references, that the method cannot take, or whose score or map is not finite
-    has an outcome with an error.
+    On CUDA the device still computes when this returns, so that the next batch may be prepared meanwhile. A picture
+    that is one of its class's references, that the method cannot take, or whose score or map is not finite has an
+    outcome with an error.
 
     Raises:
         MissingReferencesError: A class lacks the references that the others have.
     """
-    outcomes: list[Outcome] = []
+    parts: list[Pending] = []
     for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
         members = list(group)
         names = [one.class_name for one in members]
@@ -39,8 +41,15 @@ def score_all(method: Method, batch: Sequence[Opened], explain: bool = False) ->
         # an explanation of an image leaves references out, so it may be one
         refused = [_refusal(method, one) if isinstance(method, Method) else None for one in members]
         todo = [one for one, no in zip(members, refused, strict=True) if no is None]
-        found = iter(_together_or_alone(method, todo, explain) if todo else ())
-        outcomes += [next(found) if no is None else no for no in refused]
+        parts.append(_merged(_together_or_alone(method, todo, explain) if todo else [], refused))
+    return lambda: [outcome for part in parts for outcome in part()]
+
+
+def _merged(found: list[Pending], refused: list[Outcome | None]) -> Pending:
+    def outcomes() -> list[Outcome]:
+        scored = (outcome for part in found for outcome in part())
+        return [next(scored) if no is None else no for no in refused]
+
     return outcomes
 
 
@@ -55,20 +64,21 @@ def _refusal(method: Method, one: Opened) -> Outcome | None:
     )
 
 
-def _together_or_alone(method: Method, members: list[Opened], explain: bool) -> list[Outcome]:
+def _together_or_alone(method: Method, members: list[Opened], explain: bool) -> list[Pending]:
     try:
-        return _forward(method, members, explain)
+        return [_forward(method, members, explain)]
     except _OF_THE_RUN:
         raise
     except Exception as error:  # a method may refuse a shape, a library a value
         if len(members) == 1:
             reason = str(error).strip() or type(error).__name__
-            return [_failed(f"Cannot score '{members[0].called}': {reason}")]
-    return [outcome for one in members for outcome in _together_or_alone(method, [one], explain)]
+            failed = _failed(f"Cannot score '{members[0].called}': {reason}")
+            return [lambda: [failed]]
+    return [part for one in members for part in _together_or_alone(method, [one], explain)]
 
 
-def _forward(method: Method, members: list[Opened], explain: bool) -> list[Outcome]:
-    tensors = torch.stack([one.tensor for one in members if one.tensor is not None]).to(method.device)
+def _forward(method: Method, members: list[Opened], explain: bool) -> Pending:
+    tensors = to_device(torch.stack([one.tensor for one in members if one.tensor is not None]), method.device)
     names = [one.class_name for one in members]
     prediction = method(tensors, names, [one.seed for one in members])
     reasons: list[tuple[tuple[str, float], ...]] = [()] * len(members)
@@ -78,15 +88,20 @@ def _forward(method: Method, members: list[Opened], explain: bool) -> list[Outco
     doubts: Sequence[str | None] = [None] * len(members)
     if isinstance(method, Transductive):
         doubts = method.doubts(names[0], tensors, [one.seed for one in members])
-    maps, scores = prediction.anomaly_map.float().cpu(), prediction.pred_score.tolist()
-    outcomes = []
-    for one, score, anomaly_map, reason, doubt in zip(members, scores, maps, reasons, doubts, strict=True):
-        wrong = not_finite(score, anomaly_map)
-        outcomes.append(
-            Outcome(score, anomaly_map.numpy(), reason, None, doubt)
-            if wrong is None
-            else _failed(f"Cannot score '{one.called}': {wrong}; {_cause(method)}.")
-        )
+    arrived = to_host(prediction.anomaly_map.float(), prediction.pred_score)
+
+    def outcomes() -> list[Outcome]:
+        maps, scores = arrived()
+        found = []
+        for one, score, anomaly_map, reason, doubt in zip(members, scores.tolist(), maps, reasons, doubts, strict=True):
+            wrong = not_finite(score, anomaly_map)
+            found.append(
+                Outcome(score, anomaly_map.numpy(), reason, None, doubt)
+                if wrong is None
+                else _failed(f"Cannot score '{one.called}': {wrong}; {_cause(method)}.")
+            )
+        return found
+
     return outcomes
 
 
