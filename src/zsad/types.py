@@ -47,6 +47,8 @@ class Batch(TypedDict):
     """(batch,) int64: 0 normal, 1 anomalous; absent if any label is unknown."""
     gt_mask: NotRequired[Tensor]
     """(batch, height, width) bool, all false for a normal image; absent where the data set has no masks."""
+    warning: NotRequired[list[str | None]]
+    """What is doubtful about each image; absent if nothing is."""
     features: NotRequired[dict[str, Tensor]]
     """Cached output of a trained method's ``frozen_features``, batch first; ``image`` is then not needed."""
 

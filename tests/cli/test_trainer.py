@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from zsad.cli import main as cli
+from zsad.datamodules.dataset import DataWarning
 from zsad.synthetic import generate
 
 
@@ -85,6 +87,22 @@ def test_a_mistake_is_one_line(
     assert len(line.splitlines()) == 1
     assert "usage" not in shown.err + shown.out
     assert "Namespace" not in shown.err
+
+
+def test_predict_reads_with_a_window_and_its_rows_say_what_is_doubtful(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / "data" / "a.png")
+    arguments = ["predict", "--model", "CLIP", "--model.backbone=zsad-mini", "--data", "Folder", *QUIET]
+    arguments += ["--data.root", str(tmp_path / "data"), "--data.layout=plain", "--out", str(tmp_path / "out")]
+    rows = []
+    with pytest.warns(DataWarning, match="a window of 0,4095 would fit"):
+        assert cli.main(arguments) == 0
+    rows.append(json.loads((tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8")))
+    assert cli.main([*arguments, "--data.window=[0,4095]"]) == 0
+    rows.append(json.loads((tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8")))
+    assert "a window of 0,4095 would fit" in rows[0]["warning"]
+    assert rows[1]["warning"] is None
+    assert rows[0]["score"] != rows[1]["score"]
 
 
 def test_a_test_writes_its_result(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,15 @@
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from zsad.datamodules import Folder
 from zsad.datamodules.dataset import (
     AnomalyDataset,
     BatchLoader,
@@ -154,3 +157,58 @@ def test_albumentations_augment_image_and_mask_alike(records: list[Record]) -> N
 def test_bad_option_is_named() -> None:
     with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
         AnomalyDataset([], PROTOCOL, on_error="ignore")  # type: ignore[arg-type]
+
+
+# ---- grey levels beyond eight bits
+
+
+def grey_levels(folder: Path, kind: str, top: int) -> np.ndarray:
+    """Two TIFFs of a class, one good and one bad, with levels from 0 to ``top``; return those of the bad one."""
+    values = np.linspace(0, top, 64).round().astype(kind).reshape(8, 8)
+    for name, levels in (("good", values), ("bad", values[::-1])):
+        (folder / "test" / name).mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(folder / "test" / name / "0.tif", levels)
+    return values[::-1]
+
+
+@pytest.mark.parametrize("options", [{"window": (0, 4095)}, {"bits": 12}])
+@pytest.mark.parametrize("kind", ["uint16", "int16"])
+def test_a_window_of_a_data_module_restores_12_bits(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    bad = grey_levels(tmp_path, kind, 4095)
+    protocol = ImageProtocol(8, mean=(0, 0, 0), std=(1, 1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        batch = next(iter(Folder(tmp_path, protocol=protocol, **options).test_dataloader()))
+    assert "warning" not in batch
+    found = (batch["image"][1] * 255).round()  # good before bad
+    assert np.array_equal(found[0].numpy(), np.rint(bad * (255 / 4095)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_levels_that_use_a_small_part_are_warned_of_once_and_per_image(tmp_path: Path, workers: int) -> None:
+    grey_levels(tmp_path, "uint16", 4095)
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "test" / "good" / "1.png")
+    data = Folder(tmp_path, protocol=ImageProtocol(8), num_workers=workers)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        batch = next(iter(data.test_dataloader()))
+    names = [Path(path).name for path in batch["image_path"]]
+    assert names == ["0.tif", "1.png", "0.tif"]
+    assert [one is None for one in batch["warning"]] == [False, True, False]
+    assert "a window of 0,4095 would fit" in str(batch["warning"][0])
+    said = [str(one.message) for one in told if issubclass(one.category, DataWarning)]
+    assert len(said) == (1 if workers == 0 else 0)  # a worker says it on its own console
+    assert all("a window of 0,4095 would fit" in one for one in said)
+
+
+def test_signed_levels_without_a_window_are_an_error_of_the_image(tmp_path: Path) -> None:
+    grey_levels(tmp_path, "int16", 4095)
+    with pytest.raises(ImageError, match=r"0\.tif.*give a window"):
+        next(iter(Folder(tmp_path, protocol=ImageProtocol(8)).test_dataloader()))
+
+
+def test_window_and_bits_of_a_data_module_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"window=\(0, 10\) or bits=12, not both"):
+        Folder(tmp_path, window=(0, 10), bits=12)
+    with pytest.raises(ValueError, match="LOW < HIGH"):
+        Folder(tmp_path, window=(10, 0))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
@@ -17,7 +18,9 @@ from zsad.benchmark.grid import DataSpec, MethodSpec
 from zsad.benchmark.run import Options, Runner, cells_of
 from zsad.clip import Clip
 from zsad.datamodules import Folder
-from zsad.images import ImageError, load_rgb, to_tensor
+from zsad.images import ImageError, ReadOptions, load_rgb, to_tensor
+from zsad.inference import Predictor
+from zsad.inference.outcome import ScoreError
 from zsad.methods import CLIP, VAND, WinCLIP, get_method, list_methods
 from zsad.methods.few_shot import TestedReferenceError, draw
 from zsad.methods.memory import Memory, MissingReferencesError
@@ -248,3 +251,33 @@ def test_references_folder_that_holds_the_tested_images_is_refused(tree: Path) -
     model = CLIP(backbone="zsad-mini", references=tree / "nut" / "test" / "good")
     with pytest.raises(TestedReferenceError, match="is tested, and the same picture is a normal reference"):
         quiet().test(model, datamodule=Folder(tree, classes=["nut"]))
+
+
+def grey(folder: Path, kind: str, number: int = 1) -> list[Path]:
+    folder.mkdir(parents=True)
+    for seed in range(number):
+        levels = np.random.default_rng(seed).integers(0, 4096, (96, 96)).astype(kind)
+        tifffile.imwrite(folder / f"{seed}.tif", levels)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16"])
+def test_references_are_read_with_the_window_of_what_is_scored(kind: str, tmp_path: Path) -> None:
+    """An image that is its own reference is recognised only if both are read alike."""
+    [path] = grey(tmp_path / "test" / "good", kind)
+    model = CLIP(backbone="zsad-mini", references=path.parent)
+    with pytest.raises(ScoreError, match="is one of the references of class 'coin'"):
+        Predictor(model, "cpu", reading=ReadOptions(bits=12)).predict(path, "coin")
+    model = CLIP(backbone="zsad-mini", references=path.parent)
+    with pytest.raises(TestedReferenceError, match="is tested, and the same picture is a normal reference"):
+        quiet().test(model, datamodule=Folder(tmp_path, window=(0, 4095)))
+
+
+def test_panels_are_read_with_the_window_of_what_is_scored(tmp_path: Path) -> None:
+    paths = grey(tmp_path / "images", "int16", 4)
+    results = Predictor(get_method("musc")(backbone="zsad-mini"), "cpu", reading=ReadOptions(bits=12)).predict(paths)
+    levels = [tifffile.imread(path) for path in paths]
+    pictures = [Image.fromarray(np.rint(one * (255 / 4095)).astype(np.uint8)).convert("RGB") for one in levels]
+    expected = Predictor(get_method("musc")(backbone="zsad-mini"), "cpu").predict(pictures)
+    assert [one.error for one in results] == [None] * 4
+    assert [one.pred_score for one in results] == pytest.approx([one.pred_score for one in expected], abs=1e-6)

@@ -72,6 +72,7 @@ class MapWriter(BasePredictionWriter):
                 (self.folder / map_file).parent.mkdir(parents=True, exist_ok=True)
                 np.save(self.folder / map_file, prediction.anomaly_map[number].float().cpu().numpy())
                 row = {"path": path, "class_name": name, "score": float(prediction.pred_score[number]), "map": map_file}
+                row["warning"] = batch["warning"][number] if "warning" in batch else None
                 file.write(json.dumps(row) + "\n")
 
     def _map_file(self, image_path: str, class_name: str, root: Path | None) -> str:

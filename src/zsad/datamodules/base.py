@@ -17,6 +17,7 @@ from zsad.datamodules.layout import child, folders_in
 from zsad.datamodules.records import PackedRecords
 from zsad.datamodules.sampler import UnpaddedDistributedSampler
 from zsad.datamodules.training import TrainingDataset, draw_shots, load_augment
+from zsad.images import ReadOptions
 from zsad.types import Batch, ImageProtocol, Record
 from zsad.weights.checkpoints import CheckpointError
 
@@ -63,6 +64,8 @@ class BenchmarkDataModule(LightningDataModule, ABC):
             suggest, or a mapping for some classes (others stay raw).
         on_error: ``"skip"`` goes on after an unreadable file and lists it in :attr:`skipped`.
         allow_same: Permit a checkpoint trained on this data set to be tested on it.
+        window: Grey levels that become black and white in pictures of more than 8 bits and of floats; masks stay.
+        bits: Another way to say it: 12 stands for the window from 0 to 4095.
 
     Raises:
         DatasetNotFoundError: On first use, if nothing is found.
@@ -93,6 +96,8 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         prompt_names: Mapping[str, str] | Literal["raw", "readable"] = "raw",
         on_error: Literal["raise", "skip"] = "raise",
         allow_same: bool = False,
+        window: tuple[float, float] | None = None,
+        bits: int | None = None,
     ) -> None:
         super().__init__()
         if counts not in ("error", "warn", "ignore"):
@@ -118,6 +123,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         self.augment: Augment | None = load_augment(augment)
         self.on_error = on_error
         self.allow_same = allow_same
+        self.reading = ReadOptions(None if window is None else (window[0], window[1]), bits)
         self._prompt_names = prompt_names
         self._records: dict[str, PackedRecords] = {}
         self._datasets: dict[tuple[str, bool, ImageProtocol], TrainingDataset] = {}
@@ -218,6 +224,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
                 mask_threshold=self.mask_threshold,
                 masks=self.has_masks if self.facts else None,
                 on_error=self.on_error,
+                reading=self.reading,
                 augment=self.augment if training else None,
                 stitch=self.stitch if training else 0.0,
                 views=training and self.fixed_views,

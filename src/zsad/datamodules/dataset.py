@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from zsad.datamodules.records import PackedRecords
 from zsad.functional.tiling import named
-from zsad.images import ImageError, load_rgb, mask_levels, mask_to_tensor, normalise, resized, to_pixels, to_tensor
+from zsad.images import ImageError, load_picture, mask_levels, mask_to_tensor, normalise, resized, to_pixels, to_tensor
+from zsad.images.levels import DEFAULT, ReadOptions
 from zsad.types import Batch, ImageProtocol, Record
 
 _LOG = logging.getLogger(__name__)
+_WARNING = "zsad_warning"  # of a picture, with it until it becomes a sample
 
 Augment = Callable[..., dict[str, Any]]
 """Called as ``augment(image=uint8 (h, w, 3), mask=uint8 (h, w))``, returns both keys; albumentations pipelines do."""
@@ -59,6 +61,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
         on_error: ``"raise"`` stops at an unreadable file, ``"skip"`` returns a :class:`Skipped` in its place, which
             :class:`BatchLoader` takes out and lists.
         augment: Changes image and mask at their own size, for training.
+        reading: How grey levels beyond 8 bits are read.
 
     Raises:
         ImageError: When reading a sample: the image or mask is unreadable.
@@ -74,6 +77,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
         masks: bool | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         augment: Augment | None = None,
+        reading: ReadOptions = DEFAULT,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
@@ -82,10 +86,11 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
         self.mask_threshold = mask_threshold
         self.on_error = on_error
         self.augment = augment
+        self.reading = reading
         self.has_labels = self.records.labelled
         self.has_masks = self.records.masked if masks is None else masks
         self.skipped: list[Skipped] = []
-        self._told = False
+        self._told = self._warned = False
         self._pixels = False
 
     def __len__(self) -> int:
@@ -103,7 +108,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
 
     def read(self, record: Record) -> tuple[Image.Image, NDArray[np.bool_] | None]:
         """Return a record's picture and, for an anomalous one, its mask (height, width), at their own size."""
-        image = load_rgb(record.image_path)
+        image = self._open(record.image_path)
         mask = None
         if self.has_masks and record.label != 0 and record.mask_path is not None:
             mask = fit_mask(self._marked(record.mask_path), image, record)
@@ -112,6 +117,17 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
             image = image.crop(record.box)
             mask = None if mask is None else mask[top:bottom, left:right]
         return image, mask
+
+    def _open(self, path: Path) -> Image.Image:
+        picture = load_picture(path, self.reading)
+        if picture.warning is not None:
+            picture.image.info[_WARNING] = picture.warning
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"'{path}': {picture.warning} (An option of the data; said once.)", DataWarning, stacklevel=3
+                )
+        return picture.image
 
     def _marked(self, path: Path) -> NDArray[np.bool_]:
         levels = mask_levels(path)
@@ -135,6 +151,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
 
     def sample(self, record: Record, image: Image.Image, mask: NDArray[np.bool_] | None) -> dict[str, Any]:
         """Return the tensors and names of one record, after the augmentation if there is one."""
+        warning = image.info.get(_WARNING)
         if self.augment is not None:
             shape = (image.size[1], image.size[0])
             marked = np.zeros(shape, np.uint8) if mask is None else mask.astype(np.uint8)
@@ -145,6 +162,8 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
             "class_name": record.class_name,
             "image_path": describe(record),
         }
+        if warning is not None:
+            sample["warning"] = warning
         if self.has_labels:
             sample["gt_label"] = record.label
         if self.has_masks:
@@ -185,13 +204,17 @@ def collate(samples: Sequence[dict[str, Any] | Skipped]) -> tuple[Batch | None, 
     """
     skipped = [sample for sample in samples if isinstance(sample, Skipped)]
     good = [sample for sample in samples if not isinstance(sample, Skipped)]
+    doubts = [sample.pop("warning", None) for sample in good]
     sizes = {tuple(sample["image"].shape[1:]) for sample in good}
     if len(sizes) > 1:
         raise ValueError(
             f"Images of different sizes {sorted(sizes)} cannot share a batch; "
             "with resize='short_side' use batch_size=1."
         )
-    return (cast(Batch, default_collate(good)) if good else None), skipped
+    batch = cast(Batch, default_collate(good)) if good else None
+    if batch is not None and any(doubts):
+        batch["warning"] = doubts
+    return batch, skipped
 
 
 class BatchLoader(DataLoader[dict[str, Any]]):

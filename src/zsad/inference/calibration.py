@@ -226,11 +226,11 @@ def refuse_references(method: Any, class_name: str, paths: Iterable[str]) -> Non
     Raises:
         ValueError: It names both files.
     """
-    own = {pixel_digest(load_rgb(path)): path for path in reference_paths(method, class_name)}
+    own = {pixel_digest(load_rgb(path, method.reading)): path for path in reference_paths(method, class_name)}
     if not own:
         return
     for path in paths:
-        if (digest := pixel_digest(load_rgb(path))) in own:
+        if (digest := pixel_digest(load_rgb(path, method.reading))) in own:
             raise ValueError(
                 f"'{path}' is also a reference image of the method, '{own[digest]}': images that the method has seen "
                 f"cannot calibrate it. Keep references and calibration images apart."
@@ -245,7 +245,11 @@ def _refuse_panel(method: Transductive, class_name: str, seen: Iterable[Seen]) -
             f"give a saved panel of other good images (panel=FILE), to calibrate and to score."
         )
     for one in seen:
-        key = panel.holds_pixels(method.digest(to_tensor(load_rgb(one.path), method.protocol))) if one.path else None
+        key = (
+            panel.holds_pixels(method.digest(to_tensor(load_rgb(one.path, method.reading), method.protocol)))
+            if one.path
+            else None
+        )
         if key is not None:
             raise ValueError(
                 f"'{one.path}' is also in the panel, as '{key}': images that the method has seen cannot calibrate it. "

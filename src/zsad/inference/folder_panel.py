@@ -96,7 +96,7 @@ class FolderPanel:
             if len(chosen) == most:
                 break
             try:
-                load_rgb(files[index].path)
+                load_rgb(files[index].path, self.method.reading)
             except ImageError:
                 continue
             chosen.append((index, {"path": files[index].below, "sha256": sha256(files[index].path)}))
@@ -151,7 +151,7 @@ class FolderPanel:
                     f"'{key}' is an image of the panel and was gone before it was looked at. Restore it, or start over "
                     f"with --fresh."
                 )
-            return to_tensor(load_rgb(path), self.method.protocol)
+            return to_tensor(load_rgb(path, self.method.reading), self.method.protocol)
 
         return Member(key, opened, content)
 

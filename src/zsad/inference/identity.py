@@ -94,7 +94,7 @@ def reference_paths(method: Method, class_name: str) -> list[Path]:
 
 def reference_digests(method: Method, class_name: str) -> list[str]:
     """Return the pixel digests of a class's reference images."""
-    return [pixel_digest(load_rgb(path)) for path in reference_paths(method, class_name)]
+    return [pixel_digest(load_rgb(path, method.reading)) for path in reference_paths(method, class_name)]
 
 
 def check_card(card: Card, method: Method, precision: str = "32", runtime: str = TORCH) -> None:
@@ -108,7 +108,7 @@ def check_card(card: Card, method: Method, precision: str = "32", runtime: str =
         of_class = {"references": _references_key(method, name), "panel": panel_key(method, name)}
         card.require({**own, **of_class}, protocol_identity(method))
         for path in reference_paths(method, name):
-            if card.overlap([pixel_digest(load_rgb(path))]):
+            if card.overlap([pixel_digest(load_rgb(path, method.reading))]):
                 raise CardError(
                     f"'{path}' is a reference image of the method and one of the card's calibration images: scores of "
                     f"images that the method has seen are no measure of others. Take one of them out."

@@ -66,7 +66,9 @@ def read(method: Method, one: Any) -> Tensor | None:
     """Return an input as the method sees it, (3, height, width); None if it cannot be read."""
     try:
         picture = (
-            to_picture(one.picture) if isinstance(one, Named) else load_rgb(one.path if isinstance(one, Found) else one)
+            to_picture(one.picture, method.reading)
+            if isinstance(one, Named)
+            else load_rgb(one.path if isinstance(one, Found) else one, method.reading)
         )
     except ImageError:
         return None

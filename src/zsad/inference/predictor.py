@@ -77,6 +77,7 @@ class Predictor(BasePredictor):
         self.precision: Precision = method.clip.cast(precision).precision
         self.one_behind = self.device.type == "cuda"
         self.method = method.eval().to(self.device)
+        self.method.reading = self.reading  # references and panels are read as what is scored
         self._panel_file = panel
         if panel is not None:
             self._transductive().load_panel(panel)

@@ -13,6 +13,7 @@ from torch import Tensor
 from zsad.clip import Clip
 from zsad.functional.maps import to_grid, upsample
 from zsad.images import list_images, load_rgb, to_tensor
+from zsad.images.levels import DEFAULT, ReadOptions
 from zsad.methods.memory import Memory, MissingReferencesError
 from zsad.types import ImageProtocol, Prediction, Record
 
@@ -48,6 +49,8 @@ class FewShot(LightningModule):
     """Whether an image may be drawn twice, as in VAND's released script."""
     reference_split: str = "train"
     """Part of the data that references are drawn from."""
+    reading: ReadOptions = DEFAULT
+    """How grey levels of files are read that the method opens by itself; doors set what holds for the scored images."""
     few_shot_in_score: ClassVar[bool] = False
     """Whether ``score`` reads the memory itself; :meth:`with_references` then changes nothing."""
 
@@ -169,6 +172,7 @@ class FewShot(LightningModule):
             MissingReferencesError: If a class has too few normal images.
         """
         self.memory.drop(self._drawn)
+        self.reading = getattr(source, "reading", self.reading)
         self._drawn.clear()
         if source is not None and (self.shots or self.references is not None):
             for name in source.class_names:
@@ -184,7 +188,7 @@ class FewShot(LightningModule):
             paths = [path for path in list_images([folder]) if folder != self.references or path.parent == folder]
             looked = "all folders below" if folder != self.references else f"no sub-folder '{class_name}' is there"
             number, where = len(paths), f"folder '{folder}' ({looked})"
-            read: Callable[[int], Tensor] = lambda index: to_tensor(load_rgb(paths[index]), self.protocol)  # noqa: E731
+            read: Callable[[int], Tensor] = lambda index: to_tensor(load_rgb(paths[index], self.reading), self.protocol)  # noqa: E731
         elif source is not None:
             data = source.dataset(self.reference_split)  # generated images have no file to read
             places = [

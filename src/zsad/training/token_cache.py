@@ -242,7 +242,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _entry(key: str, sample: dict[str, Any], cache: TokenCache) -> Entry:
-    entry = {name: value for name, value in sample.items() if name not in ("image", "gt_mask")}
+    entry = {name: value for name, value in sample.items() if name not in ("image", "gt_mask", "warning")}
     entry["features"] = key
     if "gt_mask" in sample:
         mask = sample["gt_mask"].bool()

@@ -142,7 +142,7 @@ def _inspect(record: Record, datamodule: BenchmarkDataModule) -> dict[str, Any]:
         "digest": None,
     }
     try:
-        size = load_rgb(record.image_path).size
+        size = load_rgb(record.image_path, datamodule.reading).size
         row["digest"] = hashlib.blake2b(record.image_path.read_bytes(), digest_size=16).hexdigest()
         row["width"], row["height"] = size if record.box is None else _extent(record.box)
     except ImageError as error:
