@@ -11,8 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from zsad.decision import Card
-from zsad.decision.conformal import alarms_allowed
-from zsad.decision.drift import FIRST, Watch
+from zsad.decision.drift import FIRST, Watch, watch_of
 from zsad.decision.entry import ClassEntry
 from zsad.inference.rows import Row
 from zsad.report.charts import lines
@@ -69,11 +68,6 @@ def _plain(watch: Watch) -> dict[str, Any]:
     """Return what a watch saw, ready for JSON; ``kind`` is null, "changed" or "defects"."""
     windows = [asdict(one) | {"kind": one.kind} for one in watch.windows]
     return {"calibration_median": watch.median, "windows": windows}
-
-
-def watch_of(entry: ClassEntry) -> Watch:
-    """Return the watch of a class; by rules without a rank it counts the alarms at 5 %."""
-    return Watch(entry.calibration, entry.k or max(1, alarms_allowed(0.05, entry.calibration.n)))
 
 
 def recalibrate(card: Path | None, class_name: str) -> str:

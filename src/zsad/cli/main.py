@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "report": ("zsad.cli.report", "make tables and a page of a benchmark's results"),
     "check": ("zsad.cli.check", "compute one cell of a benchmark again and compare"),
     "weights": ("zsad.cli.weights", "list, download, check, add and publish trained adapters"),
+    "serve": ("zsad.cli.serve", "score images that come over HTTP, with a page for the browser"),
     "new": ("zsad.cli.new", "write a method that works and its test, to begin with"),
     "doctor": ("zsad.cli.doctor", "show versions, devices, cached weights and what works offline"),
 }

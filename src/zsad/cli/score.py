@@ -16,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from zsad import __version__
-from zsad.cli.drift import recalibrate, watch_of
+from zsad.cli.drift import recalibrate
 from zsad.cli.explain import OWN, Explanations
 from zsad.cli.model_options import chosen_model
 from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
 from zsad.clip.loading import MINI
 from zsad.decision import Card
-from zsad.decision.drift import Watch
+from zsad.decision.drift import Watch, watch_of
 from zsad.images import Found
 from zsad.inference import Predictor, Result, load_model
 from zsad.inference.after_run import write_fdr, write_relative

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zsad.cli.explain import add_explain_option
 from zsad.cli.model_options import add_model_options, method_table
+from zsad.images.levels import read_count
 from zsad.images.overlay import Scale
 from zsad.inference.run import AUTO
 
@@ -125,19 +126,3 @@ def _two(text: str) -> tuple[float, float] | None:
     except ValueError:
         return None
     return (low, high) if low < high else None
-
-
-def read_count(text: str) -> int:
-    """Return a plain number or one with k, M or G at its end: ``50M`` is 50 million.
-
-    Raises:
-        argparse.ArgumentTypeError: It is none, or less than 1.
-    """
-    factor = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
-    try:
-        count = int(float(text[:-1] if factor > 1 else text) * factor)
-    except (ValueError, OverflowError):
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"must be a number such as 50000000 or 50M, got '{text}'.")
-    return count

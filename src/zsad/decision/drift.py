@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from zsad.decision.conformal import Calibration, finite
+from zsad.decision.conformal import Calibration, alarms_allowed, finite
+from zsad.decision.entry import ClassEntry
 
 LEVEL = 0.001
 """Chance of a false warning of each kind per class, over all windows together."""
@@ -116,6 +117,11 @@ class Watch:
         return window
 
 
+def watch_of(entry: ClassEntry) -> Watch:
+    """Return the watch of a class; by rules without a rank it counts the alarms at 5 %."""
+    return Watch(entry.calibration, entry.k or max(1, alarms_allowed(0.05, entry.calibration.n)))
+
+
 def window_p_values(calibration: Calibration, scores: ArrayLike, k: int) -> tuple[float, float]:
     """Return the p-values of the body of the scores (two-sided, of two counts) and of the number of alarms.
 
@@ -144,10 +150,14 @@ def _smallest(calibration: Calibration, place: int) -> np.float32:
 
 
 def _law(m: int, k: int, n: int) -> NDArray[np.float64]:
-    """Chance of each count 0..m of BetaBinomial(m, k, n + 1 - k)."""
-    from scipy.stats import betabinom
+    """Chance of each count 0..m of BetaBinomial(m, k, n + 1 - k), without SciPy, which a server need not have."""
 
-    return np.asarray(betabinom.pmf(np.arange(m + 1), m, k, n + 1 - k))
+    def log_choose(top: int, below: int) -> float:
+        return math.lgamma(top + 1) - math.lgamma(below + 1) - math.lgamma(top - below + 1)
+
+    # whole numbers: the chance is C(x + k - 1, x) C(m - x + n - k, m - x) / C(m + n, m)
+    ways = [log_choose(x + k - 1, x) + log_choose(m - x + n - k, m - x) for x in range(m + 1)]
+    return np.exp(np.array(ways) - log_choose(m + n, m))
 
 
 def _half_up(value: float) -> int:

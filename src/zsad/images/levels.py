@@ -1,5 +1,6 @@
 """Grey levels beyond eight bits become eight, band by band, without a copy of the whole in floats."""
 
+import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -109,3 +110,19 @@ def to_8_bit(values: NDArray[Any], window: Window) -> NDArray[np.uint8]:
         np.nan_to_num(finite, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     levels = np.rint((finite - low) * (255.0 / ((high - low) or 1.0)))
     return levels.clip(0, 255).astype(np.uint8)
+
+
+def read_count(text: str) -> int:
+    """Return a plain number or one with k, M or G at its end: ``50M`` is 50 million.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or less than 1.
+    """
+    factor = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
+    try:
+        count = int(float(text[:-1] if factor > 1 else text) * factor)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be a number such as 50000000 or 50M, got '{text}'.")
+    return count

@@ -104,6 +104,7 @@ def to_rgb(image: Image.Image, path: str | Path = "<image>", options: ReadOption
 
 def _to_picture(image: Image.Image, path: str | Path, options: ReadOptions, owned: bool = False) -> Picture:
     try:
+        image.load()  # a picture that is as it should be would fail later, and as something else
         orientation = _orientation(image)
         warning, fitting, window = None, None, (0.0, 255.0)
         if image.mode.startswith("I") or image.mode == "F":

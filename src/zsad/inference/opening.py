@@ -18,7 +18,7 @@ from zsad.inference.inputs import Named, pixel_digest, smaller, to_picture
 Size = Literal["native", "model"] | int
 """At which size results come: the image's own, the model's input, or the longer side at most so many pixels."""
 
-_IN_MEMORY = "<image>"  # methods may seed their random numbers by path: the same for every picture without one
+IN_MEMORY = "<image>"  # methods may seed their random numbers by path: the same for every picture without one
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Opener:
         """
         x, class_name = named
         path = x.path if isinstance(x, Found) else os.fspath(x) if isinstance(x, (str, os.PathLike)) else None
-        name, x = (x.name, x.picture) if isinstance(x, Named) else (_IN_MEMORY, x)
+        name, x = (x.name, x.picture) if isinstance(x, Named) else (IN_MEMORY, x)
         seed = x.below if isinstance(x, Found) else name if path is None else path
         facts = None
         try:

@@ -1,0 +1,62 @@
+"""``zsad serve``: a model behind HTTP, with a page for the browser."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from zsad.cli.model_options import add_model_options, chosen_model, method_table
+from zsad.decision import Card
+from zsad.deploy.served import Served
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the command."""
+    from zsad.deploy.serve_options import add_serve_options
+
+    made = argparse.ArgumentParser(
+        prog="zsad serve",
+        description="Score images that come over HTTP: POST /v1/score, /v1/score-many, and a page at /.\n"
+        "It listens on this machine only, unless there is a token; nothing that comes in is stored.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        conflict_handler="resolve",  # several classes instead of one
+        epilog=method_table(),
+    )
+    add_model_options(made)
+    made.add_argument(
+        "--class-name",
+        action="append",
+        metavar="NAME",
+        help="what images may show; may be repeated (default: the card's)",
+    )
+    made.add_argument("--calibration", type=Path, metavar="CARD", help="of 'zsad calibrate': labels, p-values, regions")
+    made.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
+    add_serve_options(made)
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command until it is told to end; return the exit status."""
+    try:
+        from zsad.deploy.serve import serve
+    except ImportError as error:
+        raise ValueError(f"The server needs a package that is missing ({error}): pip install 'zsad[serve]'.") from error
+    from zsad.deploy.engine import Engine
+    from zsad.deploy.serve_options import PAGE_FOLDER, read_serve_options
+    from zsad.images.levels import ReadOptions
+
+    args = parser().parse_args(arguments)
+    options = read_serve_options(args, PAGE_FOLDER)
+    model = _live(args)
+    engine = Engine(model, ReadOptions(max_pixels=options.max_pixels), options.batch_size, options.batch_wait)
+    return serve(engine, options)
+
+
+def _live(args: argparse.Namespace) -> Served:
+    from zsad.deploy.live import Live
+    from zsad.inference import load_model
+
+    card = None if args.calibration is None else Card.load(args.calibration)
+    names = args.class_name or ([] if card is None else list(card.classes))
+    args.class_name = names[0] if names else None
+    predictor = load_model(**chosen_model(args, card), device=args.device, calibration=card)
+    return Live(predictor, names or [args.class_name])
