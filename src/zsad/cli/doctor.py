@@ -14,9 +14,10 @@ from rich.markup import escape
 
 from zsad import __version__
 from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
+from zsad.clip.text_store import TextStore
 from zsad.methods import METHODS
 from zsad.report.terminal import tables
-from zsad.weights.places import mirror, offline_reason, weights_folder
+from zsad.weights.places import mirror, offline_reason, shown, weights_folder
 from zsad.weights.registry import default_for, list_weights
 from zsad.weights.store import is_here
 
@@ -32,7 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         prog="zsad doctor", description="Show versions, devices, weights, what works offline."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--clear-cache", action="store_true", help="delete stored text embeddings, and do no more")
     args = parser.parse_args(arguments)
+    if args.clear_cache:
+        store = TextStore()
+        print(f"{store.clear() / 1e6:.1f} MB of text embeddings were deleted from '{shown(store.folder)}'.")
+        return 0
     facts = diagnose()
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -48,6 +54,8 @@ def diagnose() -> dict[str, Any]:
     method has learned parameters, which come from ``zsad fit``.
     """
     weights = {name: _weights(name) for name in BACKBONES}
+    text = TextStore()
+    kept = [size for _, size, _ in text.entries()]
     here = [name for name, one in weights.items() if one["cached"]]
     methods = {
         name: {
@@ -69,6 +77,7 @@ def diagnose() -> dict[str, Any]:
         "offline": offline_reason(),
         "mirror": mirror(),
         "weights_folder": str(weights_folder()),
+        "text_embeddings": {"folder": str(text.folder), "entries": len(kept), "megabytes": round(sum(kept) / 1e6, 1)},
         "weights": weights,
         "methods": methods,
         "adapters": _adapters(),
@@ -150,6 +159,11 @@ def _show(facts: dict[str, Any], console: Console) -> None:
     ]
     show("published adapters", ("method", "a bare name takes", "adapters here"), adapters)
     console.print(f"adapters: {escape(facts['weights_folder'])}", highlight=False)
+    text = facts["text_embeddings"]
+    console.print(
+        f"text embeddings: {escape(text['folder'])}, {text['entries']} of {text['megabytes']} MB (--clear-cache)",
+        highlight=False,
+    )
     if facts["mirror"]:
         console.print(f"mirror: {escape(facts['mirror'])}", highlight=False)
     if facts["offline"]:

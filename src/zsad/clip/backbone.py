@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from zsad.clip.blocks import State, Step, TwoPath, full, plain, run
+from zsad.clip.text_store import TextStore, entry_key, tower_hash, tower_versions
 from zsad.types import Tokens
 
 Position = Literal["bicubic", "bicubic_plain", "bilinear"]
@@ -69,6 +70,7 @@ def _full(state: State) -> State:
 def _forget_tables(module: Any, keys: Any) -> None:
     """Drop what was resized from the weights before; a function of the module, so that a Clip can be pickled."""
     module._tables.clear()
+    module._text_tower = None
 
 
 class Clip(nn.Module):
@@ -97,6 +99,9 @@ class Clip(nn.Module):
         self.position: Position = position
         self.precision: Precision = "32"
         self.tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
+        self.text_store: TextStore | None = None
+        """Where :meth:`encode_prompts` keeps what it computes; None keeps nothing. :func:`zsad.load_model` sets it."""
+        self._text_tower: tuple[tuple[int, ...], str] | None = None
         self._tables: dict[tuple[int, int], Tensor] = {}
         self.register_load_state_dict_post_hook(_forget_tables)
         self.requires_grad_(False)
@@ -115,6 +120,7 @@ class Clip(nn.Module):
                 raise ValueError(f"'{self.name}' was rounded to {self.precision}: load it again for '{precision}'.")
             for tower in (self.model.visual.transformer, self.model.transformer):
                 tower.to(_DTYPES[precision])
+            self._text_tower = None
             self.precision = precision
         return self
 
@@ -123,6 +129,7 @@ class Clip(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._text_tower = None
         self._tables.clear()  # device or dtype is about to change
         return super()._apply(fn, recurse)
 
@@ -304,5 +311,27 @@ class Clip(nn.Module):
         rows = {text: row for row, text in enumerate(unique)}
         ids = self.tokenize(unique)
         ids = ids[:, : int(ids.argmax(dim=-1).max()) + 1]  # causal tower: what stands after the end has no influence
-        features = torch.cat([self.encode_text(part) for part in ids.split(chunk)])
+        features = self._stored(ids)
+        if features is None:
+            features = torch.cat([self.encode_text(part) for part in ids.split(chunk)])
+            self._store(ids, features)
         return features[[rows[text] for text in texts]]
+
+    def _text_key(self, ids: Tensor) -> str | None:
+        """Key of the prompts' embeddings; None if they are not kept: under autocast they are others."""
+        if self.text_store is None or torch.is_autocast_enabled(ids.device.type):
+            return None
+        versions = tower_versions(self.model)
+        if self._text_tower is None or self._text_tower[0] != versions:
+            self._text_tower = versions, tower_hash(self.model)
+        return entry_key(self._text_tower[1], self.precision, ids)
+
+    def _stored(self, ids: Tensor) -> Tensor | None:
+        if self.text_store is None or (key := self._text_key(ids)) is None:
+            return None
+        found = self.text_store.get(key)
+        return None if found is None else found.to(ids.device)
+
+    def _store(self, ids: Tensor, features: Tensor) -> None:
+        if self.text_store is not None and (key := self._text_key(ids)) is not None:
+            self.text_store.put(key, features)

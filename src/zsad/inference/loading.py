@@ -10,6 +10,7 @@ import torch
 from zsad.clip import Clip
 from zsad.clip.backbone import Precision
 from zsad.clip.loading import MINI
+from zsad.clip.text_store import TextStore
 from zsad.decision import Card
 from zsad.images import ReadOptions
 from zsad.inference import adapters
@@ -122,6 +123,7 @@ def load_model(
             method = _restore(kind, checkpoint, backbone, options)
     except TypeError as error:
         raise TypeError(f"{kind.__name__} cannot be made with {sorted(options)}: {error}") from error
+    method.clip.text_store = TextStore()
     if entry is not None:
         adapters.compare_tower(entry, method)
     if backbone is None and method.clip.name == MINI:
