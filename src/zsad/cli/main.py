@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 
 from zsad import __version__
+from zsad.cli.words import speaking, spoken
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("zsad.cli.demo", "run all training-free methods on a generated benchmark; needs nothing else"),
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"Unknown command '{args[0]}'. Did you mean '{near}'? Commands: {', '.join(COMMANDS)}.")
     module = importlib.import_module(COMMANDS[args[0]][0])
     try:
-        return int(module.main(args if module.__name__ == _TRAINER else args[1:]))
+        with speaking(args[0]):
+            return int(module.main(args if module.__name__ == _TRAINER else args[1:]))
     except KeyboardInterrupt:
         print("zsad: interrupted", file=sys.stderr)
         return 130
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         if debug or _is_users(error):
-            return _fail(str(error) or type(error).__name__)
+            return _fail(spoken(args[0], str(error) or type(error).__name__))
         raise
 
 

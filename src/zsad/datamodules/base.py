@@ -17,7 +17,7 @@ from zsad.datamodules.layout import child, folders_in
 from zsad.datamodules.records import PackedRecords
 from zsad.datamodules.sampler import UnpaddedDistributedSampler
 from zsad.datamodules.training import TrainingDataset, draw_shots, load_augment
-from zsad.images import ReadOptions
+from zsad.images.levels import DEFAULT, ReadOptions
 from zsad.types import Batch, ImageProtocol, Record
 from zsad.weights.checkpoints import CheckpointError
 
@@ -66,6 +66,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         allow_same: Permit a checkpoint trained on this data set to be tested on it.
         window: Grey levels that become black and white in pictures of more than 8 bits and of floats; masks stay.
         bits: Another way to say it: 12 stands for the window from 0 to 4095.
+        max_pixels: A picture of more is refused before it is decoded.
 
     Raises:
         DatasetNotFoundError: On first use, if nothing is found.
@@ -98,6 +99,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         allow_same: bool = False,
         window: tuple[float, float] | None = None,
         bits: int | None = None,
+        max_pixels: int = DEFAULT.max_pixels,
     ) -> None:
         super().__init__()
         if counts not in ("error", "warn", "ignore"):
@@ -123,7 +125,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         self.augment: Augment | None = load_augment(augment)
         self.on_error = on_error
         self.allow_same = allow_same
-        self.reading = ReadOptions(None if window is None else (window[0], window[1]), bits)
+        self.reading = ReadOptions(None if window is None else (window[0], window[1]), bits, max_pixels)
         self._prompt_names = prompt_names
         self._records: dict[str, PackedRecords] = {}
         self._datasets: dict[tuple[str, bool, ImageProtocol], TrainingDataset] = {}

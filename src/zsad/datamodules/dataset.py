@@ -124,9 +124,8 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
             picture.image.info[_WARNING] = picture.warning
             if not self._warned:
                 self._warned = True
-                warnings.warn(
-                    f"'{path}': {picture.warning} (An option of the data; said once.)", DataWarning, stacklevel=3
-                )
+                message = f"'{path}': {picture.warning} (window= of the data; said of one image only.)"
+                warnings.warn(message, DataWarning, stacklevel=3)
         return picture.image
 
     def _marked(self, path: Path) -> NDArray[np.bool_]:
