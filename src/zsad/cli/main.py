@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "score": ("zsad.cli.score", "score every image of a folder, with heat maps; goes on where it stopped"),
     "calibrate": ("zsad.cli.calibrate", "make a card of good parts: which scores are unusual, and how sure that is"),
     "drift": ("zsad.cli.drift", "tell changed images from more defects, in the scores of a run"),
+    "export": ("zsad.cli.export", "write a model as a folder that needs no torch, with its proof"),
     "export-regions": ("zsad.cli.export_regions", "write a run's regions for COCO, Label Studio, CVAT or as masks"),
     "relabel": ("zsad.cli.relabel", "give the rows of a run other labels, without scoring again"),
     "fit": ("zsad.cli.trainer", "train a method on a data set (Lightning)"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zsad.decision.components import boxes, components
+
 if TYPE_CHECKING:
     from zsad.decision.entry import RegionRule
 
@@ -155,14 +157,11 @@ def _labelled(
     values: NDArray[np.floating[Any]], threshold: float, min_area: int
 ) -> list[tuple[_Crop, int, float, float]]:
     """Crop, area, maximum and mean of every region that is large enough."""
-    from scipy import ndimage
-    from skimage.measure import label
-
-    labels = label(values >= np.asarray(threshold, dtype=values.dtype), connectivity=2)
+    labels = components(values >= np.asarray(threshold, dtype=values.dtype))
     areas = np.bincount(labels.ravel())
     found = []
-    for number, place in enumerate(ndimage.find_objects(labels), start=1):
-        if place is None or areas[number] < min_area:
+    for number, place in enumerate(boxes(labels), start=1):
+        if areas[number] < min_area:
             continue
         mask = labels[place] == number
         inside = values[place][mask]
@@ -179,8 +178,11 @@ def _region(crop: _Crop, area: int, peak: float, mean: float) -> Region:
 
 
 def _rings(crop: _Crop) -> tuple[Ring, ...]:
-    """The outline and the holes of a mask, padded so that regions at the border are closed."""
-    from skimage.measure import find_contours
+    """The outline and the holes of a mask, padded so that regions at the border are closed; none without skimage."""
+    try:
+        from skimage.measure import find_contours
+    except ImportError:  # beside an exported model boxes and areas are enough
+        return ()
 
     padded = np.pad(crop.mask, 1).astype(np.float64)
     lines = find_contours(padded, 0.5, fully_connected="high")

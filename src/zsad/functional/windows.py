@@ -55,8 +55,11 @@ def window_tokens(embedded: Tensor, index: Tensor, chunk: int | None = None) -> 
         raise ValueError(f"chunk must be at least 1 window, got {chunk}; None takes all windows at once.")
     class_token = index.new_zeros(len(index), 1)
     tokens = torch.cat([class_token, index + 1], dim=1)
+    if chunk is None:
+        yield embedded[:, tokens].flatten(0, 1)  # nothing here depends on the number of images: it can be exported
+        return
     sequences = torch.arange(len(embedded) * len(index), device=index.device)
-    for part in sequences.split(chunk or len(sequences)):
+    for part in sequences.split(chunk):
         image, window = part // len(index), part % len(index)
         yield embedded[image[:, None], tokens[window]]
 

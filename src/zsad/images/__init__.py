@@ -2,6 +2,7 @@
 
 from zsad.images.levels import ReadOptions
 from zsad.images.listing import IMAGE_EXTENSIONS, Found, is_image, list_images, walk
+from zsad.images.pixels import model_pixels, resized
 from zsad.images.reading import (
     ImageError,
     Picture,
@@ -13,7 +14,7 @@ from zsad.images.reading import (
     mask_levels,
     to_rgb,
 )
-from zsad.images.tensors import mask_to_tensor, normalise, resized, to_pixels, to_tensor
+from zsad.images.tensors import mask_to_tensor, normalise, to_pixels, to_tensor
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -30,6 +31,7 @@ __all__ = [
     "load_rgb",
     "mask_levels",
     "mask_to_tensor",
+    "model_pixels",
     "normalise",
     "resized",
     "to_pixels",

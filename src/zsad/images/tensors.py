@@ -6,10 +6,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from zsad.images.pixels import model_pixels, resized
 from zsad.images.reading import Size
 from zsad.types import ImageProtocol
-
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def to_tensor(image: Image.Image, protocol: ImageProtocol) -> Tensor:
@@ -22,10 +21,7 @@ def to_tensor(image: Image.Image, protocol: ImageProtocol) -> Tensor:
 
 def to_pixels(image: Image.Image, protocol: ImageProtocol) -> Tensor:
     """Return a picture resized as the protocol says, (3, height, width) uint8: what :func:`normalise` takes."""
-    width, height = image.size
-    height, width = resized((height, width), protocol)
-    image = image.resize((width, height), _FILTERS[protocol.interpolation])
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # array(): a writable copy
+    return torch.from_numpy(model_pixels(image, protocol))
 
 
 def normalise(pixels: Tensor, protocol: ImageProtocol) -> Tensor:
@@ -49,12 +45,3 @@ def mask_to_tensor(mask: NDArray[np.bool_], protocol: ImageProtocol, size: Size 
     levels = Image.fromarray(mask.astype(np.uint8) * 255)
     method = Image.Resampling.NEAREST if protocol.mask_resize == "nearest" else Image.Resampling.BILINEAR
     return torch.from_numpy(np.asarray(levels.resize((width, height), method)) > 127)  # > 0.5 of 255
-
-
-def resized(size: Size, protocol: ImageProtocol) -> Size:
-    """Return (height, width) that an image of ``size`` has for the model."""
-    if protocol.resize == "squash":
-        return protocol.size, protocol.size
-    height, width = size
-    longer = int(protocol.size * max(size) / min(size))
-    return (protocol.size, longer) if height <= width else (longer, protocol.size)

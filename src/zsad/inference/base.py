@@ -83,8 +83,12 @@ class BasePredictor(ABC):
         """Return a map (height, width) bilinearly at another size (height, width)."""
 
     @abstractmethod
-    def check_card(self, card: Card) -> None:
-        """Refuse a card of another model.
+    def identity(self, class_name: str) -> dict[str, Any]:
+        """Return what decides the scores of a class as JSON values, the protocol among it."""
+
+    @abstractmethod
+    def check_card(self, card: Card) -> Card:
+        """Return a card as it serves this model; refuse that of another one.
 
         Raises:
             CardError: The message names both values.
@@ -162,8 +166,7 @@ class BasePredictor(ABC):
         if card is not None and self.reading.fast_decode:
             raise CardError("A card is made of whole pictures, fast_decode scores smaller ones: leave one of them out.")
         if card is not None:
-            card = Card.of(card)
-            self.check_card(card)
+            card = self.check_card(Card.of(card))
         self.calibration = card
 
     def _results(

@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Protocol
 
 LOCK = ".zsad.lock"
 """File in a run's folder that is locked while a run writes there; the system frees it when the run ends, however."""
@@ -17,12 +16,30 @@ class FolderInUseError(ValueError):
     """Another run is writing into a folder."""
 
 
-def lock_folder(folder: Path) -> FileLock:
+class Lock(Protocol):
+    """What is held."""
+
+    def release(self) -> object:
+        """Free it."""
+
+
+class NoLock:
+    """Where the package filelock is missing, as beside an exported model, nothing is held."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
+def lock_folder(folder: Path) -> Lock:
     """Return the acquired lock of a folder; ``release()`` or the end of the process frees it.
 
     Raises:
         FolderInUseError: Another process, or another run in this one, holds it.
     """
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError:
+        return NoLock()
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zsad.images import Found
+from zsad.images.listing import Found
 from zsad.images.overlay import Limits, Scale
 from zsad.inference.lock import full_disk
 from zsad.inference.result import Result

@@ -21,7 +21,7 @@ from zsad.inference.base import BasePredictor
 from zsad.inference.devices import find_device
 from zsad.inference.explain import Explained
 from zsad.inference.files import expanded
-from zsad.inference.identity import check_card
+from zsad.inference.identity import check_card, model_identity, protocol_identity
 from zsad.inference.inputs import flat, is_one
 from zsad.inference.opening import Opened, Size, as_picture
 from zsad.inference.outcome import Outcome, Pending
@@ -168,13 +168,21 @@ class Predictor(BasePredictor):
         """Return a map (height, width) bilinearly at another size (height, width)."""
         return upsample(torch.from_numpy(anomaly_map)[None], size)[0].numpy()
 
-    def check_card(self, card: Card) -> None:
-        """Refuse a card of another model, and references that calibrated it.
+    def identity(self, class_name: str) -> dict[str, Any]:
+        """Return what decides the scores of a class as JSON values, the protocol among it."""
+        return {
+            **model_identity(self.method, class_name, self.precision),
+            "protocol": protocol_identity(self.method),
+        }
+
+    def check_card(self, card: Card) -> Card:
+        """Return a card; refuse that of another model, and references that calibrated it.
 
         Raises:
             CardError: The message names both values, or the reference image.
         """
         check_card(card, self.method, self.precision)
+        return card
 
     def gather(self, x: Any, class_name: str | Iterable[str]) -> Iterable[Any]:
         """Return a folder or many pictures as inputs; a transductive method draws its panel from them, unless given."""

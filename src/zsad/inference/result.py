@@ -115,7 +115,7 @@ class Result:
 
     def _outlines(self, picture: Image.Image) -> Image.Image:
         """The picture with a line around each calibrated region."""
-        if self._regions is None or not self._regions[0]:
+        if self._regions is None or not any(one.rings for one in self._regions[0]):
             return picture
         rows, columns = self.source_size or self.anomaly_map.shape
         x_scale, y_scale = picture.width / columns, picture.height / rows

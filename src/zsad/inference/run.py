@@ -5,18 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from typing_extensions import Self
 
-from zsad.images import Found
+from zsad.images.listing import Found
 from zsad.images.overlay import Limits, Scale
 from zsad.inference.ahead import Behind
 from zsad.inference.overlays import FIRST, labels_of, overlay_name, save_overlay, scale_of
 from zsad.inference.result import Result
 from zsad.inference.rows import Row
 from zsad.inference.writer import RowWriter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 AUTO = "auto"
 """The scale that the first images of a run decide."""
@@ -61,7 +63,7 @@ class Recorder:
             self._labels = labels
             self.writer.note(roots=labels)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(

@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from typing_extensions import Self
 
 from zsad.inference import relabel, settings
 from zsad.inference.files import FileFacts, FileList, contains, digest, identity, sha256
 from zsad.inference.lock import lock_folder, naming_disk
 from zsad.inference.rows import COLUMNS, Row
 from zsad.report.cells import write_cells
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 GONE = "The file is gone since it was scored."
 """Warning of a row whose file is no longer there."""
@@ -70,7 +72,7 @@ class RowWriter:
             self._lock.release()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(

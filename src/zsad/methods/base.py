@@ -149,6 +149,10 @@ class Method(FewShot, ABC):
         """Return why the scores of a class have no p-value, None if nothing stands against one."""
         return None
 
+    def export_obstacle(self) -> str | None:
+        """Return why there is no graph of this method for 'zsad export', and what can be done; None if there is one."""
+        return None
+
     def forget_text(self) -> None:
         """Drop the text cache; happens by itself when weights or device change and at every start of a run."""
         self._text.clear()

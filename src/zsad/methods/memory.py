@@ -77,6 +77,11 @@ class Memory(nn.Module):
                     return name
         return None
 
+    def pictures(self, class_name: str) -> list[str]:
+        """Return the digests of a class's pictures as the method sees them, in hexadecimal digits, sorted."""
+        wholes = self._pictures.get(class_name, {}).values()
+        return sorted(one.hex() for several in wholes for one in several)
+
     def digest(self, class_name: str) -> str:
         """Return 16 hexadecimal digits that say which pictures are the references of a class, in whatever order."""
         every = sorted(str(whole) for wholes in self._pictures.get(class_name, {}).values() for whole in wholes)

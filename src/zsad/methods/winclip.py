@@ -85,7 +85,7 @@ class WinCLIP(PromptEnsemble):
             index = window_indices(grid, scale, image.device)
             states = [clip.run_image(clip.ln_pre(x), step)[0] for x in window_tokens(embedded, index, self.chunk)]
             cls = clip.project(clip.ln_post(torch.cat(states)[:, 0]))
-            windows[scale] = cls.unflatten(0, (len(image), len(index)))
+            windows[scale] = cls.unflatten(0, (-1, len(index)))  # not len(image): an export would fix it
         return WindowTokens(clip.project(last[:, 0]), last[:, 1:], windows)
 
     def score(self, image: Tensor, text: Tensor, context: Context) -> Prediction:

@@ -229,6 +229,14 @@ class AnoVL(Method):
             pred_score=self.view_probability(image, cls.unflatten(0, (batch, number)), text).mean(dim=1),
         )
 
+    def export_obstacle(self) -> str | None:
+        """Return why there is no graph with these options."""
+        if self.adapter != "none":
+            return f"adapter='{self.adapter}' trains on each image; take adapter='none'."
+        if self.views == "22" and self.hparams["views"] is None:
+            return "its 22 views are 23 times the work; take views='none', or ask for them by name with views='22'."
+        return None
+
     def view_probability(self, image: Tensor, cls: Tensor, text: Tensor) -> Tensor:
         """Return the probability of "abnormal" per view, (batch, views); the first are those of ``cls``.
 

@@ -149,6 +149,10 @@ class Transductive(Method, ABC):
         self.memory.drop(self.memory.names)
         self._drawn.clear()
 
+    def export_obstacle(self) -> str | None:
+        """Return why there is no graph."""
+        return "its scores compare an image with the others of its folder; score folders with 'zsad score --method'."
+
     def p_value_obstacle(self, class_name: str) -> str | None:
         """Return why the scores of a class have no p-value: its panel was drawn from the images that are scored."""
         panel = self.memory.get(class_name)

@@ -70,7 +70,7 @@ class Fusion(NamedTuple):
                 (0, 2 * layers).
         """
         assert terms.few_map is not None
-        limits = extremes or [self._fixed()] * len(terms.zero_map)
+        limits = extremes or [self._fixed()]
         maps = self._half(terms.zero_map, [one.zero_map for one in limits])
         maps = maps + self._half(terms.few_map, [one.few_map for one in limits])
         if self.branch == "seg":
@@ -84,6 +84,8 @@ class Fusion(NamedTuple):
 
     @staticmethod
     def _half(values: Tensor, limits: Sequence[tuple[float, float]]) -> Tensor:
+        if len(limits) == 1:  # of all images, however many: an export fixes no number
+            return 0.5 * minmax(values, *limits[0])
         return 0.5 * torch.stack([minmax(one, low, high) for one, (low, high) in zip(values, limits, strict=True)])
 
 

@@ -226,6 +226,12 @@ class MVFA(TrainedMethod):
             few_map = torch.stack([self.distance_map(*one, class_names, size) for one in seen]).sum(dim=0)
         return Terms(zero_map.sum(dim=0), zero_score.sum(dim=0), few_map)
 
+    def export_obstacle(self) -> str | None:
+        """Return why there is no graph with these options."""
+        if self.memory.classes and self.few_shot_score == "set_minmax":
+            return "few_shot_score='set_minmax' needs all images of a class; take few_shot_score='fixed'."
+        return None
+
     @torch.no_grad()
     def score(self, image: Tensor, text: Tensor, context: Context) -> Prediction:
         """Return the sum of the layers' maps and scores; with references, the fusion of text and distances."""

@@ -164,7 +164,7 @@ class VisualAD(TrainedMethod):
             )
         x = self.clip.embed_image(image, ln_pre=False)
         learned = torch.stack([self.anomaly_token, self.normal_token]).to(x.dtype) + self.clip.position_table(grid)[0]
-        return self.clip.ln_pre(torch.cat([learned.to(x.dtype).expand(len(x), -1, -1), x], dim=1))
+        return self.clip.ln_pre(torch.cat([learned.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1))
 
     def look(self, image: Tensor, ln_post: NormOf | None = None, drop: bool = False) -> Seen:
         """Return prototypes, patches and grids of scores of every read block, with gradient.
