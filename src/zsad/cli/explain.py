@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zsad.inference import Predictor, Result
+from zsad.inference.base import BasePredictor
 from zsad.inference.explain import RELEVANCE
 
 OWN = "own"
@@ -41,8 +42,8 @@ class Explanations:
         ValueError: The method's image score is not the class token's.
     """
 
-    def __init__(self, kind: str | None, model: Predictor, folder: Path, class_name: str, size: int) -> None:
-        self._explained = model.relevance() if kind == RELEVANCE else None
+    def __init__(self, kind: str | None, model: BasePredictor, folder: Path, class_name: str, size: int) -> None:
+        self._explained = model.relevance() if kind == RELEVANCE and isinstance(model, Predictor) else None
         self._folder, self._class_name, self._size = folder, class_name, size
 
     def of(self, batch: Sequence[Result]) -> list[Result]:

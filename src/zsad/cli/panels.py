@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
-from zsad.inference import Predictor
+from zsad.inference.base import BasePredictor
 from zsad.inference.files import FileList
 from zsad.inference.folder_panel import FolderPanel
 from zsad.methods.base import SCORES_DEPEND
@@ -46,12 +46,12 @@ class Comparison:
         FileNotFoundError: There is no such panel.
     """
 
-    def __init__(self, args: argparse.Namespace, model: Predictor, files: FileList, console: Console) -> None:
+    def __init__(self, args: argparse.Namespace, model: BasePredictor, files: FileList, console: Console) -> None:
         self._console = console
         self._folder: FolderPanel | None = None
         self._panel: Panel | None = None
         self._fresh: bool = args.fresh
-        method = model.method
+        method = getattr(model, "method", None)  # an exported model has none, and is told so beforehand
         if not isinstance(method, Transductive):
             if args.panel is not None:
                 raise PanelError(f"--panel is for methods that compare images; {type(method).__name__} has no panel.")

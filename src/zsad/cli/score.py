@@ -18,17 +18,18 @@ from rich.table import Table
 from zsad import __version__
 from zsad.cli.drift import recalibrate
 from zsad.cli.explain import OWN, Explanations
+from zsad.cli.exported import open_exported
 from zsad.cli.model_options import chosen_model
 from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
 from zsad.clip.loading import MINI
 from zsad.decision import Card
 from zsad.decision.drift import Watch, watch_of
-from zsad.images import Found
+from zsad.images import Found, ReadOptions
 from zsad.inference import Predictor, Result, load_model
 from zsad.inference.after_run import write_fdr, write_relative
+from zsad.inference.base import BasePredictor
 from zsad.inference.files import FileList
-from zsad.inference.identity import model_identity, protocol_identity
 from zsad.inference.recalibrate import card_settings
 from zsad.inference.run import Recorder
 from zsad.inference.writer import RowWriter
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if card is None and args.fdr is not None:
         raise ValueError(f"--fdr {args.fdr:g} needs p-values: add --calibration CARD.")
     model = _load(args, card)
+    card = model.calibration if card is None else card  # an exported folder may bring one
     comparison = Comparison(args, model, files, console)
     if card is not None:
         model.use_calibration(card)  # once a panel that was given is there
@@ -66,13 +68,14 @@ def main(arguments: Sequence[str]) -> int:
                 f"The card is pooled and was not made for '{args.class_name}': nothing is promised for this class."
             )
         watch = watch_of(entry)
-    if model.method.clip.name == MINI:
+    if model.identity(args.class_name)["backbone"] == MINI:
         console.print(
             "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
             "Leave out --backbone for real work.[/yellow]"
         )
+    method = model.method if isinstance(model, Predictor) else None
     explanations = Explanations(args.explain, model, args.out, args.class_name, args.overlay_size)
-    if said := notices.seen_before(getattr(model.method, "trained_on", ()), args.paths):
+    if said := notices.seen_before(getattr(method, "trained_on", ()), args.paths):
         console.print(said, style="yellow", markup=False)
     settings = _settings(args, model) | comparison.settings()
     opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
@@ -118,10 +121,13 @@ def _watch(console: Console, watch: Watch, args: argparse.Namespace, batch: Sequ
         console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
 
-def _load(args: argparse.Namespace, card: Card | None) -> Predictor:
+def _load(args: argparse.Namespace, card: Card | None) -> BasePredictor:
     if Image.MAX_IMAGE_PIXELS is not None:  # --max-pixels takes the place of Pillow's own limit
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, args.max_pixels)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    reading = ReadOptions(args.window, args.bits, args.max_pixels, args.fast_decode)
+    if (exported := open_exported(args, card, reading)) is not None:
+        return exported
     return load_model(
         **chosen_model(args, card),
         device=args.device,
@@ -141,15 +147,14 @@ def _noted(files: Iterator[Found], handed: deque[Found]) -> Iterator[Found]:
         yield found
 
 
-def _settings(args: argparse.Namespace, model: Predictor) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, model: BasePredictor) -> dict[str, Any]:
     """Return what rows and heat maps depend on; the paths are left out, so that a folder may grow."""
     return {
         "zsad": __version__,
         # by content: a file may be replaced by another of the same name
-        **model_identity(model.method, args.class_name, model.precision),
-        "protocol": protocol_identity(model.method),
+        **model.identity(args.class_name),
         "calibration": None if model.calibration is None else card_settings(model.calibration, args.class_name),
-        "adapters": getattr(model.method, "licence_notice", None),
+        "adapters": model.licence_notice,
         "class_name": args.class_name,
         "threshold": args.threshold,
         "explain": args.explain,
@@ -201,7 +206,7 @@ def _tell_passed(console: Console, files: FileList) -> None:
         console.print(f"{files.repeated} more name(s) of images that are listed already were passed over.")
 
 
-def _report(console: Console, writer: RowWriter, model: Predictor, recorder: Recorder) -> int:
+def _report(console: Console, writer: RowWriter, model: BasePredictor, recorder: Recorder) -> int:
     """Say what came out; return the exit status."""
     scored = failed = 0
     worst: list[tuple[float, str]] = []

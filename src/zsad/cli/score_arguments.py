@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from zsad.cli.explain import add_explain_option
+from zsad.cli.exported import add_exported_options
 from zsad.cli.model_options import add_model_options, method_table
 from zsad.images.levels import read_count
 from zsad.images.overlay import Scale
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders (to every depth) and patterns")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results; never an input")
     add_model_options(made)
+    add_exported_options(made)
     made.add_argument(
         "--calibration", type=Path, metavar="CARD", help="of 'zsad calibrate': labels, p-values, regions, warnings"
     )

@@ -142,19 +142,17 @@ class OpenvinoEngine:
         """Return scores (batch,) and maps (batch, height, width)."""
         given: dict[str, Any] = {"pixels": pixels, "class_index": class_index}
         if self.tower is not None:
-            found = self.tower({"pixels": pixels})
+            found = self.tower(given)
             given |= {name: found[place] for place, name in enumerate(self.cut)}
-        names = {name for port in self.compiled.inputs for name in port.get_names()}
-        found = self.compiled({name: value for name, value in given.items() if name in names})
+        found = self.compiled(given)
         return np.array(found["pred_score"]), np.array(found["anomaly_map"])
 
 
 def _parted(openvino: Any, whole: Any, cut: list[str]) -> tuple[Any, Any]:
     """Return the graph up to some named values, and the graph from there on."""
     outputs = {name: port for node in whole.get_ops() for port in node.outputs() for name in port.get_names()}
-    (pixels,) = [one for one in whole.get_parameters() if "pixels" in one.output(0).get_names()]
-    tower = openvino.Model([outputs[name] for name in cut], [pixels], "tower").clone()
     inputs = list(whole.get_parameters())
+    tower = openvino.Model([outputs[name] for name in cut], inputs, "tower").clone()  # batch sizes are of either input
     for name in cut:
         port = outputs[name]
         value = openvino.opset13.parameter(port.get_partial_shape(), port.get_element_type(), name=name)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class Graph(nn.Module):
     """
 
     words: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, method: Method, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -94,7 +97,7 @@ class Constants(Memory):
             class_names: (batch,) numbers of classes.
         """
         unit = nn.functional.normalize(features.float(), dim=-1)
-        bank = self.get_buffer(_bank(kind))[class_names]  # (batch, entries, dim)
+        bank = self.get_buffer(_bank(kind))[cast(Any, class_names)]  # (batch, entries, dim)
         return (1 - (unit @ bank.transpose(1, 2)).amax(dim=-1)).clamp_min(0)
 
 
@@ -125,9 +128,8 @@ def _stripped(method: Method) -> Method:
         model._modules.pop(name, None)
     clip._modules["model"] = model
     stripped._modules["clip"] = clip
-    for name in [name for name, one in stripped._modules.items() if name in ("evaluator", "evaluation") and one]:
-        del stripped._modules[name]
+    stripped._modules.pop("evaluator", None)
     stripped.shots, stripped.references = 0, None
     if hasattr(stripped, "chunk"):
-        stripped.chunk = None  # all windows at once: a loop over chunks would fix the batch
+        vars(stripped)["chunk"] = None  # all windows at once: a loop over chunks would fix the batch
     return stripped

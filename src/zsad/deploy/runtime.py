@@ -85,6 +85,11 @@ class Runtime(BasePredictor):
         return int(self.meta["protocol"]["size"]), int(self.meta["protocol"]["size"])
 
     @property
+    def licence_notice(self) -> str | None:
+        """Licences of learned parameters, where they ask to be named."""
+        return self.meta.get("licence_notice")
+
+    @property
     def input_side(self) -> int:
         """Pixels of a side of the model's input."""
         return self.size[0]

@@ -61,6 +61,11 @@ class BasePredictor(ABC):
         """Range of the anomaly maps, None if they are unbounded."""
 
     @property
+    def licence_notice(self) -> str | None:
+        """Licences of learned parameters, where they ask to be named."""
+        return None
+
+    @property
     def input_side(self) -> int | None:
         """Pixels of the shorter side of the model's input; None decodes every file whole."""
         return None

@@ -84,6 +84,11 @@ class Predictor(BasePredictor):
         self.use_calibration(calibration)
 
     @property
+    def licence_notice(self) -> str | None:
+        """Licences of learned parameters, where they ask to be named."""
+        return getattr(self.method, "licence_notice", None)
+
+    @property
     def input_side(self) -> int:
         """Pixels of the shorter side of the method's input."""
         return self.method.protocol.size
