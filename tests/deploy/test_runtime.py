@@ -159,7 +159,7 @@ def test_run_py_needs_neither_torch_nor_zsad(
 
 
 def test_modules_of_run_py_need_numpy_pillow_and_the_server_only() -> None:
-    allowed = {"numpy", "PIL", "starlette", "uvicorn"}
+    allowed = {"numpy", "PIL", "starlette", "uvicorn", "python_multipart"}
     for name, source in modules().items():
         assert outside(source) <= allowed, name
     compile(run_file(), "run.py", "exec")
