@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -356,6 +358,41 @@ def test_fit_on_a_full_disk_leaves_no_half_checkpoint(
     assert ".ckpt': No space left on device; the file takes" in shown
     assert f"are free in '{small_disk}" in shown
     assert not list(small_disk.rglob("*.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("when", ["at the start", "while training"])
+def test_a_disk_that_a_logger_finds_full_is_one_error(
+    when: str, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration that Lightning keeps is written at the start, its table of metrics later."""
+    monkeypatch.setenv("ZSAD_CACHE", str(tmp_path / "cache"))
+    data = _folder(tmp_path / "x")
+
+    def fill(self: CSVLogger, *what: Any, **more: Any) -> None:
+        (small_disk / "filler").unlink(missing_ok=True)
+        if not small_disk.is_mount():
+            raise OSError(28, "No space left on device")
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+
+    if when == "at the start" and small_disk.is_mount():
+        fill(CSVLogger(tmp_path))
+    else:
+        (small_disk / "filler").unlink(missing_ok=True)
+        monkeypatch.setattr(CSVLogger, "log_hyperparams", fill)
+    arguments = [
+        "fit", "--model", "CoOp", "--model.backbone=zsad-mini", "--data", "Folder", "--data.root", str(data),
+        "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+        "--trainer.enable_checkpointing=false", "--trainer.log_every_n_steps=1",
+        "--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={small_disk}",
+        f"--trainer.default_root_dir={small_disk}",
+    ]  # fmt: skip
+    shown = _error(arguments, capsys)
+    assert f"Cannot write '{small_disk}" in shown
+    assert "No space left on device" in shown
+    assert f"are free in '{small_disk}" in shown
 
 
 def test_results_are_json_that_others_read(once: tuple[Path, Path]) -> None:

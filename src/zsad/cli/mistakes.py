@@ -27,7 +27,7 @@ def check_options(arguments: Sequence[str]) -> None:
         ValueError: A name is not known; the nearest ones are said.
     """
     classes: dict[str, Any] = {}
-    for flag, value in _pairs(arguments):
+    for flag, value in pairs(arguments):
         if (
             flag in ("--model", "--data")
             and value not in ("", "Joined")
@@ -35,7 +35,7 @@ def check_options(arguments: Sequence[str]) -> None:
         ):
             find: Any = get_method if flag == "--model" else get_datamodule
             classes[flag[2:]] = find(value, by_hand=True)
-    for flag, _ in _pairs(arguments):
+    for flag, _ in pairs(arguments):
         group, _, rest = flag[2:].partition(".")
         option = rest.removeprefix("init_args.").partition(".")[0]
         if group == "trainer" and option and option not in _PARSER:
@@ -58,7 +58,8 @@ def one_line(text: str) -> str:
     return " ".join(text.split()).removeprefix("- ").strip()
 
 
-def _pairs(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:
+def pairs(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """Yield the flags of a command line with their values; ``--a=b`` and ``--a b`` are one."""
     for number, argument in enumerate(arguments):
         if argument.startswith("--"):
             flag, equals, value = argument.partition("=")

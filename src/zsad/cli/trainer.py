@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 
-from zsad.cli.mistakes import check_options, one_line
+from zsad.cli.mistakes import check_options, one_line, pairs
 from zsad.cli.tested import write_test
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
 from zsad.datamodules import GROUP as DATA_GROUP
@@ -31,6 +31,7 @@ from zsad.prompts.yaml_text import read_yaml
 from zsad.types import Batch, Prediction
 from zsad.weights import registry
 from zsad.weights.checkpoints import read_checkpoint, refuse_pickles
+from zsad.weights.files import disk_error, is_full
 
 _OWN_CHECKPOINTS = ("last", "best", "hpc")  # words of the Trainer for files that it wrote itself
 
@@ -245,6 +246,9 @@ def main(arguments: Sequence[str]) -> int:
     except ArgumentError as error:
         raise ValueError(one_line(str(error))) from error
     except (ValueError, TypeError, OSError) as error:
+        if isinstance(error, OSError) and is_full(error):  # Lightning's loggers and its copy of the configuration
+            folder = next((value for flag, value in pairs(arguments) if flag == "--trainer.default_root_dir"), ".")
+            raise disk_error(error, Path(error.filename or Path(folder, "lightning_logs"))) from error
         if "Errors:" not in str(error):
             raise
         raise ValueError(one_line(str(error))) from error
