@@ -13,6 +13,7 @@ from rich.markup import escape
 from zsad.cli.calibration_report import evaluation, say_labelled, say_promise, write_page
 from zsad.cli.calibration_split import HALF, Halves
 from zsad.cli.model_options import add_model_options, chosen_model
+from zsad.cli.score_arguments import add_reading
 from zsad.decision import Card, CardError
 from zsad.decision.conformal import k_for
 from zsad.decision.grouping import group_names, one_per_group
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
     add("--exclude", action="append", default=[], metavar="PATTERN", help="leave out images of such paths")
     add("--fresh", action="store_true", help="score again, whatever an earlier run left")
+    add_reading(made)
     return made
 
 
@@ -91,7 +93,8 @@ def main(arguments: Sequence[str]) -> int:
         k_for((rule.value or 0.05) / (2 if rule.name == "any" else 1), len(files), what)
     if args.panel is not None:
         options["panel"] = args.panel
-    model = load_model(**options, **halves.options(), device=args.device, batch_size=args.batch_size)
+    reading = {name: getattr(args, name) for name in ("window", "bits", "max_pixels")}
+    model = load_model(**options, **halves.options(), **reading, device=args.device, batch_size=args.batch_size)
     halves.fit(model, args.class_name)
     if model.method.references is not None:  # before anything is scored
         refuse_references(model.method, args.class_name, files)
@@ -156,7 +159,7 @@ def _earlier(args: argparse.Namespace) -> Card | None:
 def _paths(paths: Sequence[str], args: argparse.Namespace) -> list[str]:
     if not paths:
         return []
-    found = [one.path for one in FileList(paths, args.exclude)]
+    found = [one.path for one in FileList(paths, args.exclude, slices=args.slices)]
     if not found:
         raise FileNotFoundError(f"No images under {', '.join(map(repr, paths))}.")
     return found
@@ -177,6 +180,7 @@ def _seen(args: argparse.Namespace, model: Predictor, paths: Sequence[str], part
         "protocol": protocol_identity(model.method),
         "class_name": args.class_name,
         "pixel_threshold": args.pixel_threshold,
+        "window": model.reading.limits,
     }
     files = FileList(paths)
     with RowWriter(folder, settings, args.batch_size, args.fresh, files, prune=True) as writer:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--overlay-size must be at least 1 pixel, got {args.overlay_size}.")
     if args.threshold is not None and not math.isfinite(args.threshold):
         raise ValueError(f"--threshold must be a finite number, got {args.threshold}.")
-    files = FileList(args.paths, args.exclude, avoid=args.out)
+    files = FileList(args.paths, args.exclude, args.out, args.slices)
     _tell_passed(console, files)
     if not len(files):
         raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")

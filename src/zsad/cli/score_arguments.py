@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
     made.add_argument("--relative", action="store_true", help="write relative.csv: rank and robust z in this folder")
     made.add_argument("--fdr", type=float, metavar="Q", help="with a card: write fdr.csv, where a share Q is false")
-    _add_reading(made)
+    add_reading(made)
     _add_heat_maps(made)
     made.add_argument("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
     made.add_argument(
@@ -61,13 +61,19 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _add_reading(made: argparse.ArgumentParser) -> None:
+def add_reading(made: argparse.ArgumentParser) -> None:
+    """Add how files are read, which volumes stand for, and how large they may be."""
+    made.add_argument(
+        "--slices",
+        metavar="all|every:N",
+        help="take volumes and files of several pictures apart: NIfTI, DICOM of several frames, pages of a TIFF",
+    )
     made.add_argument(
         "--window",
         type=read_window,
         metavar="LOW,HIGH",
-        help="grey levels that become black and white in pictures of more than 8 bits and of floats; signed and "
-        "32-bit pictures need it",
+        help="grey levels that become black and white in pictures of more than 8 bits and of floats, in place of a "
+        "DICOM header's; signed and 32-bit pictures need it",
     )
     made.add_argument("--bits", type=int, metavar="N", help="another way to say it: 12 is --window 0,4095")
     made.add_argument(

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError
-from zsad.datamodules.layout import child, flat_pair, folders_in, images_in, mvtec_class, pair
+from zsad.datamodules.layout import child, flat_pair, folders_in, images_in, mvtec_class, pair, stem
 from zsad.datamodules.manifest import read_manifest
-from zsad.images import list_images, load_mask
+from zsad.images import expand_slices, list_images, load_mask
+from zsad.images.fragments import split
+from zsad.images.listing import extension
+from zsad.images.medical import slice_step
 from zsad.types import Record
 
 Layout = Literal["auto", "tree", "pairs", "beside", "plain", "manifest"]
@@ -42,6 +45,8 @@ class Folder(BenchmarkDataModule):
         label_from_mask: Label an image by whether its mask has a marked pixel (opens all masks at the start).
         strict: Refuse a manifest whose paths lead out of ``root``; False allows it.
         data_domain: What kind of images they are; a method may treat the two differently.
+        slices: ``"all"`` or ``"every:5"``: volumes and files of several pictures stand for so many of their slices,
+            each with the same slice of its mask; labels are the volume's unless ``label_from_mask``.
         **options: Those of :class:`~zsad.datamodules.base.BenchmarkDataModule`.
     """
 
@@ -60,6 +65,7 @@ class Folder(BenchmarkDataModule):
         label_from_mask: bool = False,
         strict: bool = True,
         data_domain: Literal["industrial", "medical"] = "industrial",
+        slices: str | None = None,
         **options: Any,
     ) -> None:
         root = Path(root).expanduser()
@@ -76,6 +82,9 @@ class Folder(BenchmarkDataModule):
         self.label_from_mask = label_from_mask
         self.strict = strict
         self.data_domain = data_domain
+        if slices is not None:
+            slice_step(slices)
+        self.slices = slices
 
     @property
     def domain(self) -> str:
@@ -104,7 +113,20 @@ class Folder(BenchmarkDataModule):
         if part != self.split and not self._has_parts(layout, part):
             raise self.missing(f"no part '{split}' (all images are the test part)")
         for record in readers[layout](part):
-            yield self._relabelled(record) if self.label_from_mask else record
+            for one in self._sliced(record):
+                yield self._relabelled(one) if self.label_from_mask else one
+
+    def _sliced(self, record: Record) -> Iterator[Record]:
+        """Yield a record for each slice of a volume, with the same slice of its mask."""
+        if self.slices is None:
+            yield record
+            return
+        for part in expand_slices(record.image_path, self.slices):
+            _, fragment = split(part)
+            mask = record.mask_path
+            if mask is not None and part != str(record.image_path):
+                mask = Path(f"{split(mask)[0]}#{fragment}")
+            yield Record(Path(part), record.class_name, record.label, mask, record.defect, record.box)
 
     def missing(self, what: str) -> DatasetNotFoundError:
         """Return the error for a folder without images, with the layouts that would do."""
@@ -184,14 +206,15 @@ class Folder(BenchmarkDataModule):
         """Return mask -> image of the files of one folder."""
         by_stem: dict[str, list[Path]] = {}
         for path in files:
-            by_stem.setdefault(path.stem, []).append(path)
+            by_stem.setdefault(stem(path), []).append(path)
         masks = {}
         for path in files:
-            if self.mask_extensions and path.suffix.lower() not in self.mask_extensions:
+            if self.mask_extensions and extension(path.name).lower() not in self.mask_extensions:
                 continue
+            own = stem(path)
             for suffix in self.mask_suffixes:
-                if path.stem.lower().endswith(suffix.lower()):
-                    owners = by_stem.get(path.stem[: len(path.stem) - len(suffix)], [])
+                if own.lower().endswith(suffix.lower()):
+                    owners = by_stem.get(own[: len(own) - len(suffix)], [])
                     image = next((one for one in owners if one != path and (suffix or not self._may_mask(one))), None)
                     if image is not None:
                         masks[path] = image
@@ -199,7 +222,7 @@ class Folder(BenchmarkDataModule):
         return masks
 
     def _may_mask(self, path: Path) -> bool:
-        return bool(self.mask_extensions) and path.suffix.lower() in (self.mask_extensions or ())
+        return bool(self.mask_extensions) and extension(path.name).lower() in (self.mask_extensions or ())
 
     def _plain(self, split: str) -> Iterator[Record]:
         if not self.root.is_dir():

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from zsad.images import is_image
+from zsad.images.listing import extension
 from zsad.types import Record
 
 MASK_SUFFIXES = ("_mask", "_label", "_segmentation", "_gt", "")
@@ -21,6 +22,11 @@ def images_in(folder: Path) -> list[Path]:
         return []
     with os.scandir(folder) as entries:
         return [folder / name for name in sorted(e.name for e in entries if is_image(e.name) and not e.is_dir())]
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without its ending, of ``scan.nii.gz`` too."""
+    return path.name.removesuffix(extension(path.name))
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -49,12 +55,13 @@ def pair(images: Sequence[Path], masks: Iterable[Path], suffixes: Sequence[str] 
     masks = list(masks)
     by_stem: dict[str, list[Path]] = {}
     for image in images:
-        by_stem.setdefault(image.stem, []).append(image)
+        by_stem.setdefault(stem(image), []).append(image)
     pairs: dict[Path, Path] = {}
     surplus, doubled = [], []
     for mask in masks:
-        stems = (mask.stem[: len(mask.stem) - len(s)] for s in suffixes if mask.stem.lower().endswith(s.lower()))
-        partners = next((by_stem[stem] for stem in stems if stem in by_stem), [])
+        own = stem(mask)
+        stems = (own[: len(own) - len(s)] for s in suffixes if own.lower().endswith(s.lower()))
+        partners = next((by_stem[one] for one in stems if one in by_stem), [])
         if not partners:
             surplus.append(mask)
         for image in partners:

@@ -2,6 +2,7 @@
 
 from zsad.images.levels import ReadOptions
 from zsad.images.listing import IMAGE_EXTENSIONS, Found, is_image, list_images, walk
+from zsad.images.medical import expand_slices
 from zsad.images.pixels import model_pixels, resized
 from zsad.images.reading import (
     ImageError,
@@ -23,6 +24,7 @@ __all__ = [
     "Picture",
     "ReadOptions",
     "Size",
+    "expand_slices",
     "image_size",
     "is_image",
     "list_images",

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zsad.images.fragments import exists, resolved, split
 from zsad.images.reading import ImageError
 
 IMAGE_EXTENSIONS = frozenset(
     {
         *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
-        *(".ppm", ".tif", ".tiff", ".webp"),
+        *(".ppm", ".tif", ".tiff", ".webp", ".dcm", ".dicom", ".nii", ".nii.gz"),
     }
 )
 """What :func:`list_images` takes for an image, in lower case; the comparison ignores case."""
@@ -39,7 +40,12 @@ class Found:
 
 def is_image(name: str) -> bool:
     """Return whether a file's name says image: a known extension in any case, and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+    return not name.startswith(".") and extension(name).lower() in IMAGE_EXTENSIONS
+
+
+def extension(name: str) -> str:
+    """Return the ending of a file's name, ``.nii.gz`` as one."""
+    return name[-7:] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
 def list_images(paths: Iterable[str | Path]) -> Iterator[Path]:
@@ -81,9 +87,9 @@ def walk(
         if os.path.isdir(path):
             root = os.path.realpath(path)
             yield from _walk(path, root, "", root, seen, Counter() if passed is None else passed)
-        elif os.path.lexists(path):
-            real = os.path.realpath(path)
-            yield Found(path, real, os.path.basename(path), os.path.dirname(real))
+        elif exists(path):
+            real = resolved(path)
+            yield Found(path, real, os.path.basename(path), os.path.dirname(os.path.realpath(split(path)[0])))
         else:
             raise FileNotFoundError(f"No such file or folder: '{path}'.")
 

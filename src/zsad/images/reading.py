@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
+from zsad.images.fragments import Part, split
 from zsad.images.levels import DEFAULT, Extent, ReadOptions, Window, to_8_bit
-from zsad.images.tiff import TooLargeError, read_tiff, tiff_orientation
+from zsad.images.medical import is_scan, read_scan
+from zsad.images.scan import Scan, as_mask
+from zsad.images.tiff import NoSuchPageError, TooLargeError, read_tiff, tiff_orientation
 
 _BAND = 2**22  # pixels at a time
 _NO_LIMIT = 2**62
@@ -38,12 +41,14 @@ class Picture:
         warning: A sentence, or None.
         fitting: The window that would fit, if the grey levels use less than an eighth of their container's range.
         source: (height, width) of the whole picture, if a smaller one was decoded.
+        instance: SHA-256 of a DICOM file's SOP instance UID, in hexadecimal; nothing else of a header is kept.
     """
 
     image: Image.Image
     warning: str | None = None
     fitting: Window | None = None
     source: Size | None = None
+    instance: str | None = None
 
     @property
     def size(self) -> Size:
@@ -57,7 +62,9 @@ def load_rgb(path: str | Path, options: ReadOptions = DEFAULT) -> Image.Image:
     Camera rotation (EXIF) is applied, palettes are looked up, an alpha channel is dropped (not blended), one-channel
     pictures are repeated. More than 8 bits are scaled, never clipped: 16-bit levels by 65535 or by the depth that the
     file states; floats in [0, 1] by 1, up to 255 by 255, up to 65535 by 65535, and any other range from its own
-    smallest to its greatest value; or by the window of ``options``. Of several frames or pages the first is taken.
+    smallest to its greatest value; or by the window of ``options``. Of several frames or pages the first is taken,
+    unless the path names one: ``"stack.tif#page=2"``, counted from 0; ``#xywh=0,0,64,64`` cuts a rectangle out. DICOM
+    and NIfTI are read by :mod:`zsad.images.medical`; of a volume a path names a slice.
 
     Raises:
         ImageError: The file is missing, empty, truncated, of no size, too large to be meant seriously
@@ -79,13 +86,19 @@ def load_picture(path: str | Path, options: ReadOptions = DEFAULT, least: int | 
     Raises:
         ImageError: As for :func:`load_rgb`.
     """
-    image = _open(path, options=options, least=least)
-    if isinstance(image, Picture):
-        return image
-    source: Size | None = image.info.get(_WHOLE)
-    if source is not None and _orientation(image) not in _SIDEWAYS:
-        source = source[1], source[0]
-    return replace(_to_picture(image, path, options, owned=True), source=source)
+    part, scan = _scan(path, options)
+    if scan is not None:
+        picture = _from_scan(scan, path, options)
+    else:
+        image = _open(path, options=options, least=None if part.xywh else least)
+        if isinstance(image, Picture):
+            picture = image
+        else:
+            source: Size | None = image.info.get(_WHOLE)
+            if source is not None and _orientation(image) not in _SIDEWAYS:
+                source = source[1], source[0]
+            picture = replace(_to_picture(image, path, options, owned=True), source=source)
+    return picture if part.xywh is None else _cut(picture, part.xywh, path)
 
 
 def to_rgb(image: Image.Image, path: str | Path = "<image>", options: ReadOptions = DEFAULT) -> Image.Image:
@@ -200,6 +213,9 @@ def mask_levels(path: str | Path) -> NDArray[Any]:
     Raises:
         ImageError: As for :func:`load_rgb`.
     """
+    _, scan = _scan(path, ReadOptions(max_pixels=_NO_LIMIT))
+    if scan is not None:
+        return as_mask(scan.values)
     image = _open(path)
     try:
         scale = _full_scale(image)
@@ -228,6 +244,8 @@ def image_size(path: str | Path) -> Size:
     Raises:
         ImageError: As for :func:`load_rgb`.
     """
+    if is_scan(split(path)[0]):
+        return load_picture(path, ReadOptions((0.0, 1.0))).image.size[::-1]
     image = _open(path, decode=False)
     with image:
         tags: Any = getattr(image, "tag_v2", {})
@@ -246,18 +264,21 @@ def _open(
     path: str | Path, decode: bool = True, *, options: ReadOptions | None = None, least: int | None = None
 ) -> "Image.Image | Picture":
     """Open a file; with options, a TIFF that Pillow refuses or bends comes as a picture already."""
-    is_tiff = os.path.splitext(path)[1].lower() in {".tif", ".tiff"}
+    file, fragment = split(path)
+    is_tiff = os.path.splitext(file)[1].lower() in {".tif", ".tiff"}
     try:
-        if os.path.getsize(path) == 0:
+        page = Part.read(fragment).picture()
+        if os.path.getsize(file) == 0:
             raise ImageError(f"Cannot read image '{path}': the file is empty.")
         image: Image.Image
-        _register_reader(path)
+        _register_reader(file)
         try:
-            image = Image.open(path)
+            image = Image.open(file)
+            _turn_to(image, page)
             if options is not None and image.width * image.height > options.max_pixels:
                 raise TooLargeError(f"{image.width} x {image.height} pixels")
             if options is not None and is_tiff and _is_bent(image, options):
-                return _tiff_picture(path, options)
+                return _tiff_picture(file, options, page)
             if least is not None and image.format in {"JPEG", "MPO"}:
                 whole = image.size
                 image.draft(None, (least, least))
@@ -269,14 +290,15 @@ def _open(
                 image.load()
             if deep_colour:
                 image.info["zsad_deep_colour"] = True
-        except (Image.DecompressionBombError, TooLargeError):
+        except (Image.DecompressionBombError, TooLargeError, NoSuchPageError):
             raise
         except Exception:
             if not is_tiff:
                 raise
             if options is not None:
-                return _tiff_picture(path, options)
-            image = read_tiff(path, ReadOptions(max_pixels=_NO_LIMIT), any_kind=True)[0]  # a mask needs no window
+                return _tiff_picture(file, options, page)
+            no_limit = ReadOptions(max_pixels=_NO_LIMIT)
+            image = read_tiff(file, no_limit, any_kind=True, number=page)[0]  # a mask needs no window
     except ImageError:
         raise
     except Exception as error:
@@ -308,6 +330,57 @@ def _register_reader(path: str | Path) -> None:
     pillow_heif.register_heif_opener()
 
 
+def _turn_to(image: Image.Image, page: int) -> None:
+    """Make Pillow read another picture of a file than the first.
+
+    Raises:
+        NoSuchPageError: There are not so many.
+    """
+    if not page:
+        return
+    count = getattr(image, "n_frames", 1)
+    if page >= count:
+        raise NoSuchPageError(f"it holds {count} picture(s), counted from 0, so there is no {page}")
+    image.seek(page)
+
+
+def _scan(path: str | Path, options: ReadOptions) -> tuple[Part, Scan | None]:
+    """Return the part of a file that a path names, and the scan if it is one.
+
+    Raises:
+        ImageError: As for :func:`load_rgb`.
+    """
+    file, fragment = split(path)
+    try:
+        part = Part.read(fragment)
+        if not is_scan(file):
+            return part, None
+        if os.path.getsize(file) == 0:
+            raise ValueError("the file is empty")
+        return part, read_scan(file, part, options)
+    except (ValueError, OSError) as error:
+        raise ImageError(f"Cannot read image '{path}': {_reason(error)}") from error
+
+
+def _from_scan(scan: Scan, path: str | Path, options: ReadOptions) -> Picture:
+    try:
+        window = scan.window(options)
+    except ValueError as error:
+        raise ImageError(f"Cannot read image '{path}': {_reason(error)}") from error
+    fitting = scan.fitting(options)
+    warning = None if fitting is None else _small_part(scan.extent, window, fitting)
+    return Picture(scan.image(window), warning, fitting, instance=scan.instance)
+
+
+def _cut(picture: Picture, xywh: tuple[int, int, int, int], path: str | Path) -> Picture:
+    left, top, width, height = xywh
+    right, bottom = left + width, top + height
+    if not width or not height or right > picture.image.width or bottom > picture.image.height:
+        size = f"{picture.image.width} x {picture.image.height}"
+        raise ImageError(f"Cannot read image '{path}': the rectangle is empty or leaves the picture of {size} pixels.")
+    return replace(picture, image=picture.image.crop((left, top, right, bottom)))
+
+
 def _is_bent(image: Image.Image, options: ReadOptions) -> bool:
     """Whether Pillow would lose grey levels: signed ones, 32 bits, or 16 bits per colour that a window is for."""
     tags: Any = getattr(image, "tag_v2", {})
@@ -316,11 +389,11 @@ def _is_bent(image: Image.Image, options: ReadOptions) -> bool:
     return kind in (2, 3) or (kind == 1 and bits >= 32) or (options.limits is not None and bits == 16)
 
 
-def _tiff_picture(path: str | Path, options: ReadOptions) -> Picture:
-    image, window, extent = read_tiff(path, options)
+def _tiff_picture(path: str | Path, options: ReadOptions, page: int) -> Picture:
+    image, window, extent = read_tiff(path, options, number=page)
     fitting = None if options.limits is not None else extent.fitting(window)
     image = _in_bands(image, window) if image.mode != "RGB" else image
-    image = image.transpose(_TURNS[turn]) if (turn := tiff_orientation(path)) != 1 else image
+    image = image.transpose(_TURNS[turn]) if (turn := tiff_orientation(path, page)) != 1 else image
     return Picture(image, None if fitting is None else _small_part(extent, window, fitting), fitting)
 
 

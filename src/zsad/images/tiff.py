@@ -22,22 +22,30 @@ def needs_window(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "i" or (dtype.kind == "u" and dtype.itemsize >= 4)
 
 
-def read_tiff(path: str | Path, options: ReadOptions, any_kind: bool = False) -> tuple[Image.Image, Window, Extent]:
-    """Return the first page in 8 bits, the grey levels that became black and white, and those that are there.
+class NoSuchPageError(ValueError):
+    """A file has fewer pictures than a path says."""
+
+
+def read_tiff(
+    path: str | Path, options: ReadOptions, any_kind: bool = False, number: int = 0
+) -> tuple[Image.Image, Window, Extent]:
+    """Return a page in 8 bits, the grey levels that became black and white, and those that are there.
 
     Args:
         path: The file.
         options: Window and greatest number of pixels.
         any_kind: Whether kinds of numbers that need a window are taken from their smallest to their greatest value.
+        number: Of the page, from 0.
 
     Raises:
+        NoSuchPageError: There is no such page.
         TooLargeError: It has more pixels than allowed.
         ValueError: Its values are no grey levels, or a window is needed and not given.
     """
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        page: Any = file.pages[0]
+        page: Any = _page(file, number)
         height, width = page.imagelength, page.imagewidth
         if height * width > options.max_pixels:
             raise TooLargeError(f"{width} x {height} pixels")
@@ -61,12 +69,18 @@ def read_tiff(path: str | Path, options: ReadOptions, any_kind: bool = False) ->
         return Image.fromarray(out), window, extent
 
 
-def tiff_orientation(path: str | Path) -> int:
-    """Return how the first page is stored, 1 to 8 as in EXIF; 1 is upright, and what other values are taken for."""
+def _page(file: Any, number: int) -> Any:
+    if number >= len(file.pages):
+        raise NoSuchPageError(f"it holds {len(file.pages)} page(s), counted from 0, so there is no {number}")
+    return file.pages[number]
+
+
+def tiff_orientation(path: str | Path, number: int = 0) -> int:
+    """Return how a page is stored, 1 to 8 as in EXIF; 1 is upright, and what other values are taken for."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        page: Any = file.pages[0]
+        page: Any = _page(file, number)
         tag = page.tags.get(274)
         return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 

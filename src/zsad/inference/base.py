@@ -15,6 +15,7 @@ from PIL import Image
 
 from zsad.decision.card import Card
 from zsad.decision.card_json import CardError
+from zsad.images.fragments import exists
 from zsad.images.levels import ReadOptions
 from zsad.images.listing import walk
 from zsad.images.overlay import Limits
@@ -140,7 +141,7 @@ class BasePredictor(ABC):
         if isinstance(x, str) and glob.has_magic(x) and not os.path.lexists(x):
             return self.predict(iter(expanded([x])), class_name, threshold=threshold, size=size, strict=strict)
         if is_one(x):
-            if isinstance(x, (str, os.PathLike)) and not Path(x).exists():
+            if isinstance(x, (str, os.PathLike)) and not exists(x):
                 raise FileNotFoundError(f"No such file or folder: '{x}'.")
             (result,) = self._results([x], class_name, threshold, size, True)
             return result

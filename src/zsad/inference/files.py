@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zsad.images.fragments import resolved, split
 from zsad.images.listing import Found, walk
+from zsad.images.medical import expand_slices, slice_step
 
 _MIB = 2**20
 
@@ -28,23 +30,26 @@ class FileFacts:
         bytes: Its size.
         mtime: When it was last written, in seconds since 1970, to the microsecond.
         sha256: Digest of its content in 64 hexadecimal digits; None unless asked for.
+        sop_instance: Digest of a DICOM file's SOP instance UID; nothing else of its header is kept.
     """
 
     bytes: int
     mtime: float
     sha256: str | None = None
+    sop_instance: str | None = None
 
     @classmethod
     def of(cls, path: str | Path, content: bool = False) -> "FileFacts | None":
         """Return the facts of a file; None if it is not there or cannot be opened.
 
         Args:
-            path: The file.
+            path: The file, or a part of it.
             content: Whether it is read for its digest.
         """
+        file, _ = split(path)
         try:
-            stat = os.stat(path)
-            return cls(stat.st_size, round(stat.st_mtime, 6), sha256(path) if content else None)
+            stat = os.stat(file)
+            return cls(stat.st_size, round(stat.st_mtime, 6), sha256(file) if content else None)
         except OSError:
             return None
 
@@ -65,11 +70,7 @@ def identity(path: str, base: str | Path = "") -> str:
         path: As shown in a row; a fragment such as ``#xywh=0,0,64,64`` counts only where no file has that very name.
         base: Folder that relative paths start from; the current one by default.
     """
-    full = os.path.join(base, path)
-    if "#" in os.path.basename(path) and not os.path.lexists(full):
-        name, mark, fragment = full.rpartition("#")
-        return os.path.realpath(name) + mark + fragment
-    return os.path.realpath(full)
+    return resolved(os.path.join(base, path))
 
 
 def digest(real: str) -> int:
@@ -93,12 +94,20 @@ class FileList:
         paths: Files, folders, and patterns such as ``"photos/*.png"`` where no file has that very name.
         exclude: Patterns of shown paths that are left out.
         avoid: Folder that is not entered: a run's own output is never its input.
+        slices: ``"all"`` or ``"every:5"``: volumes and files of several pictures stand for so many of their slices.
 
     Raises:
         FileNotFoundError: A path does not exist.
+        ValueError: ``slices`` is neither.
     """
 
-    def __init__(self, paths: Sequence[str], exclude: Sequence[str] = (), avoid: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        exclude: Sequence[str] = (),
+        avoid: str | Path | None = None,
+        slices: str | None = None,
+    ) -> None:
         self.passed: Counter[str] = Counter()
         """Files that are no images, counted by extension."""
         self.repeated = 0
@@ -112,7 +121,7 @@ class FileList:
         results: list[str | Path] = [] if avoid is None else [avoid]
         if avoid is not None and os.path.realpath(avoid) in map(os.path.realpath, given):
             results = [os.path.join(avoid, name) for name in ("overlays", "maps")]  # results beside the images
-        for found in walk(given, self.passed, results):
+        for found in sliced(walk(given, self.passed, results), slices):
             if any(fnmatch(found.path, pattern) for pattern in exclude):
                 continue
             roots[found.root] = None
@@ -148,6 +157,28 @@ class FileList:
                     continue
                 met.add(value)
             yield found
+
+
+def sliced(files: Iterable[Found], slices: str | None) -> Iterator[Found]:
+    """Yield files with the slices of volumes in their place; a file that cannot be opened comes as it is.
+
+    Raises:
+        ValueError: ``slices`` is neither ``"all"`` nor ``"every:5"``.
+    """
+    if slices is None:
+        yield from files
+        return
+    slice_step(slices)
+    for found in files:
+        try:
+            parts = [] if found.error else list(expand_slices(found.path, slices))
+        except (OSError, ValueError):  # reading it says what is wrong
+            parts = []
+        for part in parts or [found.path]:
+            _, fragment = split(part)
+            mark = f"#{fragment}" if part != found.path else ""
+            real, below = (split(name)[0] if mark else name for name in (found.real, found.below))
+            yield Found(part, real + mark, below + mark, found.root, found.error)
 
 
 def expanded(paths: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +94,8 @@ class Opener:
             if self.strict:
                 raise
             return Opened(class_name, path, seed, Image.new("RGB", (1, 1)), None, error, file=facts)
+        if facts is not None and read.instance is not None:
+            facts = replace(facts, sop_instance=read.instance)
         picture = read.image
         pixels = pixel_digest(picture) if self.pixels else None
         tensor = self.prepare(picture)

@@ -16,6 +16,7 @@ from zsad.clip.backbone import Precision
 from zsad.decision import Card
 from zsad.functional.maps import upsample
 from zsad.images import IMAGE_EXTENSIONS, ReadOptions, to_tensor, walk
+from zsad.images.fragments import exists
 from zsad.images.overlay import Limits
 from zsad.inference.base import BasePredictor
 from zsad.inference.devices import find_device
@@ -143,7 +144,7 @@ class Predictor(BasePredictor):
         """
         if isinstance(images, str) and glob.has_magic(images) and not os.path.lexists(images):
             images = expanded([images])
-        if isinstance(images, (str, os.PathLike)) and not Path(images).exists():
+        if isinstance(images, (str, os.PathLike)) and not exists(images):
             raise FileNotFoundError(f"No such file or folder of references: '{images}'.")
         many = [images] if is_one(images) else [images] if isinstance(images, (str, os.PathLike)) else images
         inputs = list(flat(many))

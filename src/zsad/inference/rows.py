@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of a folder of rows; ``settings.json`` says it."""
 
-JSON_ONLY = ("regions", "explanation")
+JSON_ONLY = ("regions", "explanation", "sop_instance")
 """Keys that only the JSON lines have, where there is something to say."""
 
 
@@ -43,6 +43,7 @@ class Row:
         regions: The anomalous regions; in the JSON lines only.
         explanation: Descriptors and their cosines, or the kind and the picture of another explanation; in the JSON
             lines only.
+        sop_instance: SHA-256 of a DICOM file's SOP instance UID; in the JSON lines only. No other word of a header.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Row:
     map: str | None = None
     regions: list[Any] | None = None
     explanation: Any = None
+    sop_instance: str | None = None
 
     @classmethod
     def of(cls, result: "Result", **more: Any) -> "Self":

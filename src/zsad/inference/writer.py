@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsad.images.fragments import split
 from zsad.inference import relabel, settings
 from zsad.inference.files import FileFacts, FileList, contains, digest, identity, sha256
 from zsad.inference.lock import lock_folder, naming_disk
@@ -183,12 +184,12 @@ class RowWriter:
         if self._files is None:
             return row
         real = self.identity(row)
-        facts = FileFacts.of(real.rpartition("#")[0] if not os.path.lexists(real) and "#" in real else real)
+        facts = FileFacts.of(real)
         if real in self._files:
             if facts is None:
                 return row if row.bytes is None else self._marked(row)
             if row.bytes is not None and self._same(row, facts, real):
-                row = changed(row, sha256=sha256(real)) if self._content and row.sha256 is None else row
+                row = changed(row, sha256=sha256(split(real)[0])) if self._content and row.sha256 is None else row
                 return self._unmarked(row)
             self.again += 1
             return None
@@ -205,7 +206,7 @@ class RowWriter:
         if row.bytes != facts.bytes:
             return False
         if self._content and row.sha256 is not None:
-            return sha256(real) == row.sha256
+            return sha256(split(real)[0]) == row.sha256
         return row.mtime == facts.mtime
 
     @staticmethod
