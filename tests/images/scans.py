@@ -28,7 +28,7 @@ UID = "1.2.826.0.1.3680043.99.7.123456789"
 def dicom(
     path: Path,
     pixels: NDArray[Any],
-    syntax: str = pydicom.uid.ExplicitVRLittleEndian,
+    syntax: pydicom.uid.UID = pydicom.uid.ExplicitVRLittleEndian,
     frames: list[bytes] | None = None,
     **tags: Any,
 ) -> Path:
@@ -40,7 +40,7 @@ def dicom(
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = syntax if frames else pydicom.uid.ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = UID
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = pydicom.uid.UID(UID)
     made.Rows, made.Columns, made.SamplesPerPixel = rows, columns, 3 if colour else 1
     made.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
     made.BitsAllocated = made.BitsStored = 8 * pixels.itemsize

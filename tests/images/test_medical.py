@@ -20,7 +20,7 @@ from zsad.images.fragments import Part, resolved, split
 
 RNG = np.random.RandomState(0)
 CT = RNG.randint(0, 4096, (3, 32, 40)).astype(np.uint16)
-TWELVE = {"BitsStored": 12, "HighBit": 11}
+TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
 
 
 def grey(path: str | Path, options: ReadOptions | None = None) -> Any:
@@ -42,8 +42,8 @@ def by_hand(values: Any, low: float, high: float) -> Any:
         pydicom.uid.DeflatedExplicitVRLittleEndian,
     ],
 )
-def test_rescaling_and_the_first_window_of_a_frame(tmp_path: Path, syntax: str) -> None:
-    window = {"WindowCenter": ["40", "300"], "WindowWidth": ["400", "1500"]}
+def test_rescaling_and_the_first_window_of_a_frame(tmp_path: Path, syntax: pydicom.uid.UID) -> None:
+    window: dict[str, Any] = {"WindowCenter": ["40", "300"], "WindowWidth": ["400", "1500"]}
     path = dicom(tmp_path / "a.dcm", CT, syntax, RescaleSlope="2", RescaleIntercept="-1024", **TWELVE, **window)
     hounsfield = 2.0 * CT[1] - 1024
     # PS3.3 C.11.2.1.2.1: black up to 40 - 0.5 - 399 / 2 = -160, white from 40 - 0.5 + 399 / 2 = 239
@@ -92,7 +92,7 @@ def test_monochrome1_is_inverted_and_other_functions_of_a_window(tmp_path: Path)
     np.testing.assert_array_equal(grey(path), 255 - by_hand(CT[0].astype(float), 0, 4095))
     options = ReadOptions(window=(100, 3000))
     np.testing.assert_array_equal(grey(path, options), 255 - by_hand(CT[0].astype(float), 100, 3000))
-    window = {"WindowCenter": "2000", "WindowWidth": "1000"}
+    window: dict[str, Any] = {"WindowCenter": "2000", "WindowWidth": "1000"}
     exact = dicom(tmp_path / "e.dcm", CT[0], VOILUTFunction="LINEAR_EXACT", **window)
     np.testing.assert_array_equal(grey(exact), by_hand(CT[0].astype(float), 1500, 2500))
     bent = dicom(tmp_path / "s.dcm", CT[0], VOILUTFunction="SIGMOID", **window)
@@ -225,7 +225,8 @@ def broken(folder: Path) -> list[Path]:
     """Write files of which nothing can be read."""
     whole = dicom(folder / "whole.dcm", CT[0]).read_bytes()
     volume = nifti(folder / "whole.nii", np.zeros((5, 6, 7), np.uint8)).read_bytes()
-    (folder / "whole.dcm").unlink(), (folder / "whole.nii").unlink()
+    for path in folder.iterdir():
+        path.unlink()
     contents = {
         "empty.dcm": b"",
         "cut.dcm": whole[:-500],
