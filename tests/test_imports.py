@@ -128,6 +128,35 @@ def test_cheap_imports_do_not_load_torch(statement: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from zsad import load_model",
+        "from zsad.inference.loading import FIRST_LOOK",
+        "import zsad.images, zsad.inference, zsad.inference.rows",
+        "from zsad.cli.score_arguments import parser; parser().format_help()",
+    ],
+)
+def test_what_answers_at_once_loads_nothing_heavy(statement: str) -> None:
+    heavy = {"torch", "torchvision", "lightning", "open_clip", "scipy", "skimage", "matplotlib", "albumentations"}
+    code = f"{statement}; import sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_of_score_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"  # importing it raises
+        "from zsad.cli.main import main\n"
+        "main(['score', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--fast-decode" in done.stdout
+    assert "anomalyclip  yes      1" in done.stdout
+
+
 def test_unknown_name_of_the_package() -> None:
     with pytest.raises(AttributeError, match="module 'zsad' has no attribute 'nothing'"):
         zsad.nothing  # noqa: B018

@@ -3,6 +3,9 @@
 Importing this package is cheap: nothing here imports torch until a name that needs it is used.
 """
 
+import importlib
+import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,17 +17,32 @@ __version__ = "0.1.0.dev0"
 __all__ = ["Predictor", "Result", "WeightsEntry", "__version__", "list_weights", "load_model", "weights_path"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in {"Predictor", "Result", "load_model"}:
-        from zsad import inference
+def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package whose names are imported when they are used.
 
-        return getattr(inference, name)
-    if name in {"WeightsEntry", "list_weights"}:
-        from zsad import weights
+    Args:
+        package: Its ``__name__``.
+        places: Name -> module that defines it.
+    """
 
-        return getattr(weights, name)
-    if name == "weights_path":
-        from zsad.methods import author_files
+    def look(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        value = getattr(importlib.import_module(places[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
 
-        return author_files.weights_path
-    raise AttributeError(f"module 'zsad' has no attribute '{name}'")
+    return look
+
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Predictor": "zsad.inference.predictor",
+        "Result": "zsad.inference.result",
+        "WeightsEntry": "zsad.weights",
+        "list_weights": "zsad.weights",
+        "load_model": "zsad.inference.loading",
+        "weights_path": "zsad.methods.author_files",
+    },
+)

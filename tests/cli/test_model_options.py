@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 import pytest
 
 from zsad import load_model
 from zsad.cli.main import main
-from zsad.cli.model_options import COSTS, add_model_options, chosen_model
+from zsad.cli.model_options import COSTS, PRECISIONS, TRAINED, add_model_options, chosen_model
+from zsad.clip.backbone import Precision
 from zsad.methods import METHODS
 
 
@@ -33,7 +35,9 @@ def test_help_says_what_each_method_costs(capsys: pytest.CaptureFixture[str], mo
     with pytest.raises(SystemExit):
         main(["score", "--help"])
     shown = capsys.readouterr().out
-    assert set(COSTS) == set(METHODS)
+    assert list(COSTS) == list(METHODS)
+    assert {name for name, kind in METHODS.items() if kind.learns()} == TRAINED
+    assert get_args(Precision) == PRECISIONS
     for name, cost in COSTS.items():
         assert any(line.startswith(name) and line.endswith(cost) for line in shown.splitlines()), name
     assert max(map(len, shown.splitlines())) <= 112  # argparse's own lines keep to 80, sentences are not broken

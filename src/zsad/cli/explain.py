@@ -6,13 +6,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zsad.inference import Predictor, Result
-from zsad.inference.base import BasePredictor
-from zsad.inference.explain import RELEVANCE
+if TYPE_CHECKING:
+    from zsad.inference import Result
+    from zsad.inference.base import BasePredictor
 
 OWN = "own"
 """What the method itself says."""
+
+RELEVANCE = "transmm"
+"""Relevance of patches."""
 
 
 def add_explain_option(made: argparse.ArgumentParser) -> None:
@@ -42,11 +46,13 @@ class Explanations:
         ValueError: The method's image score is not the class token's.
     """
 
-    def __init__(self, kind: str | None, model: BasePredictor, folder: Path, class_name: str, size: int) -> None:
+    def __init__(self, kind: str | None, model: "BasePredictor", folder: Path, class_name: str, size: int) -> None:
+        from zsad.inference.predictor import Predictor
+
         self._explained = model.relevance() if kind == RELEVANCE and isinstance(model, Predictor) else None
         self._folder, self._class_name, self._size = folder, class_name, size
 
-    def of(self, batch: Sequence[Result]) -> list[Result]:
+    def of(self, batch: "Sequence[Result]") -> "list[Result]":
         """Return the results of a batch with their explanations, whose pictures are written."""
         if self._explained is None:
             return list(batch)
@@ -61,7 +67,7 @@ class Explanations:
             for one in batch
         ]
 
-    def _save(self, result: Result) -> str:
+    def _save(self, result: "Result") -> str:
         path = str(result.image_path)
         digest = hashlib.blake2b(os.fsencode(path), digest_size=6).hexdigest()
         stem = Path(path).stem.encode("utf-8", "replace")[:80].decode("utf-8", "ignore")  # bytes: of 255 in all

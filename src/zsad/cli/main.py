@@ -35,6 +35,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """Name -> module with a ``main(arguments)``, and what it does; the module is imported only when it is asked for."""
 
 _TRAINER = "zsad.cli.trainer"
+_ARGUMENTS = {"score": "zsad.cli.score_arguments"}
+"""Where the arguments of a command are that needs torch: its help and mistakes in them do not wait for that."""
 
 
 def usage() -> str:
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
         return _fail(f"Unknown command '{args[0]}'. Did you mean '{near}'? Commands: {', '.join(COMMANDS)}.")
+    if args[0] in _ARGUMENTS:
+        importlib.import_module(_ARGUMENTS[args[0]]).parser().parse_intermixed_args(args[1:])
     module = importlib.import_module(COMMANDS[args[0]][0])
     try:
         with speaking(args[0]):

@@ -1,15 +1,12 @@
 """The options that say which model is meant, and how a card fills in those that were not given."""
 
 import argparse
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from zsad.clip.backbone import Precision
-from zsad.clip.loading import is_named
-from zsad.decision import Card, CardError
-from zsad.inference.identity import options_from_card
 from zsad.inference.loading import FIRST_LOOK
-from zsad.methods import METHODS
-from zsad.prompts.yaml_text import read_yaml
+
+if TYPE_CHECKING:  # the arguments and their help need no torch
+    from zsad.decision import Card
 
 DEFAULT_CLASS = "object"
 COSTS = {
@@ -18,6 +15,9 @@ COSTS = {
     "visualad": "1", "adaclip": "2 to 7", "mvfa": "1", "transmm": "1",
 }  # fmt: skip
 """Time of an image in passes of the image tower, texts left out: CPU, random weights, ViT-B/32 to ViT-B/16+."""
+TRAINED = frozenset({"coop", "vand", "anomalyclip", "aaclip", "visualad", "adaclip", "mvfa"})
+"""The methods that learn something."""
+PRECISIONS = ("32", "bf16", "fp16")
 
 
 def add_model_options(made: argparse.ArgumentParser) -> None:
@@ -31,9 +31,7 @@ def add_model_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")
     made.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method's class")
-    made.add_argument(
-        "--precision", choices=get_args(Precision), help="of the backbone's blocks (default: the card's, else 32)"
-    )
+    made.add_argument("--precision", choices=PRECISIONS, help="of the backbone's blocks (default: the card's, else 32)")
     made.add_argument("--references", metavar="DIR", help="folder of normal reference images: few-shot")
     made.add_argument("--shots", type=int, metavar="N", help="how many of them, drawn by seed; default: all")
 
@@ -41,12 +39,12 @@ def add_model_options(made: argparse.ArgumentParser) -> None:
 def method_table() -> str:
     """Return the registered methods with their cost, a line each."""
     lines = ["method       trained  time of an image, in passes of the image tower", ""]
-    for name, kind in METHODS.items():
-        lines.append(f"{name:<12} {'yes' if kind.learns() else 'no':<8} {COSTS.get(name, '?')}")
+    for name, cost in COSTS.items():
+        lines.append(f"{name:<12} {'yes' if name in TRAINED else 'no':<8} {cost}")
     return "\n".join(lines)
 
 
-def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str, Any]:
+def chosen_model(args: argparse.Namespace, card: "Card | None" = None) -> dict[str, Any]:
     """Return the arguments of :func:`zsad.load_model` that the options and, where they are silent, a card ask for.
 
     ``args.method`` and ``args.class_name`` are filled in.
@@ -55,6 +53,9 @@ def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str
         CardError: The card names a backbone that is no registered one.
         ValueError: An option is not NAME=VALUE, or the card says something that is not taken from a file.
     """
+    from zsad.decision.card_json import CardError
+    from zsad.inference.identity import options_from_card
+
     options = read_options(args.option)
     if args.references is not None:
         options["references"] = args.references
@@ -72,8 +73,8 @@ def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str
             args.class_name = next(iter(card.classes))
         args.precision = args.precision or card.model["precision"]
     args.precision = args.precision or "32"
-    if args.precision not in get_args(Precision):
-        raise CardError(f"The card's precision '{args.precision}' is none of {list(get_args(Precision))}.")
+    if args.precision not in PRECISIONS:
+        raise CardError(f"The card's precision '{args.precision}' is none of {list(PRECISIONS)}.")
     if args.method is None:
         args.method, first = FIRST_LOOK
         options = {**first, **options}
@@ -87,12 +88,15 @@ def chosen_model(args: argparse.Namespace, card: Card | None = None) -> dict[str
     }
 
 
-def backbone_from_card(card: Card) -> str:
+def backbone_from_card(card: "Card") -> str:
     """Return the backbone that a card names: a model and a tag that open_clip knows, never a file.
 
     Raises:
         CardError: It is something else.
     """
+    from zsad.clip.loading import is_named
+    from zsad.decision.card_json import CardError
+
     name = str(card.model["backbone"])
     if not is_named(name):
         raise CardError(
@@ -108,6 +112,8 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: There is no name or no equals sign.
     """
+    from zsad.prompts.yaml_text import read_yaml
+
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -118,4 +124,6 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
 
 
 def _names_of(method: str) -> set[str]:
+    from zsad.methods import METHODS
+
     return {name.lower() for key, kind in METHODS.items() for name in (key, kind.__name__) if kind.__name__ == method}

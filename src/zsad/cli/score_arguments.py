@@ -8,8 +8,7 @@ from zsad.cli.explain import add_explain_option
 from zsad.cli.exported import add_exported_options
 from zsad.cli.model_options import add_model_options, method_table
 from zsad.images.levels import read_count
-from zsad.images.overlay import Scale
-from zsad.inference.run import AUTO
+from zsad.images.overlay import AUTO, Scale
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,8 +13,9 @@ from zsad.deploy.engines import ENGINES, PRECISIONS
 from zsad.deploy.runtime import Runtime
 from zsad.images.levels import ReadOptions
 from zsad.images.listing import Found
+from zsad.images.overlay import AUTO
 from zsad.inference.files import FileList
-from zsad.inference.run import AUTO, Recorder
+from zsad.inference.run import Recorder
 from zsad.inference.writer import RowWriter
 
 

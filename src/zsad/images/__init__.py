@@ -1,5 +1,8 @@
 """Who opens a file: reading, finding, resizing and colouring pictures."""
 
+from typing import TYPE_CHECKING
+
+from zsad import lazily
 from zsad.images.levels import ReadOptions
 from zsad.images.listing import IMAGE_EXTENSIONS, Found, is_image, list_images, walk
 from zsad.images.medical import expand_slices
@@ -15,7 +18,9 @@ from zsad.images.reading import (
     mask_levels,
     to_rgb,
 )
-from zsad.images.tensors import mask_to_tensor, normalise, to_pixels, to_tensor
+
+if TYPE_CHECKING:
+    from zsad.images.tensors import mask_to_tensor, normalise, to_pixels, to_tensor
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -41,3 +46,7 @@ __all__ = [
     "to_tensor",
     "walk",
 ]
+
+_TORCH = ("mask_to_tensor", "normalise", "to_pixels", "to_tensor")
+
+__getattr__ = lazily(__name__, dict.fromkeys(_TORCH, "zsad.images.tensors"))

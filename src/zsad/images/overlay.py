@@ -13,6 +13,9 @@ Limits = tuple[float, float]
 Scale = Limits | Literal["image"] | None
 """Limits; ``"image"`` for each map's own smallest and greatest value; None for the method's declared range."""
 
+AUTO = "auto"
+"""The scale that the first images of a run decide."""
+
 
 @cache
 def colour_table() -> NDArray[np.uint8]:

@@ -11,9 +11,6 @@ from zsad.functional.maps import to_grid, unit_range, upsample
 from zsad.methods import METHODS, Method
 from zsad.types import Prediction
 
-RELEVANCE = "transmm"
-"""Name of this kind of explanation."""
-
 
 class Explained(nn.Module):
     """A method seen through its explanation: its maps are relevance, in [0, 1] per image, its scores its own.

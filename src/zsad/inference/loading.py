@@ -3,22 +3,16 @@
 import copy
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # what a model needs is imported with the first one: importing this costs nothing
+    import torch
 
-from zsad.clip import Clip
-from zsad.clip.backbone import Precision
-from zsad.clip.loading import MINI
-from zsad.clip.text_store import TextStore
-from zsad.decision import Card
-from zsad.images import ReadOptions
-from zsad.inference import adapters
-from zsad.inference.predictor import Predictor
-from zsad.methods import Method, get_method
-from zsad.methods.pretrained import weights_file
-from zsad.methods.restoring import restore
-from zsad.weights.checkpoints import is_ours, read_checkpoint
+    from zsad.clip import Clip
+    from zsad.clip.backbone import Precision
+    from zsad.decision import Card
+    from zsad.inference.predictor import Predictor
+    from zsad.methods import Method
 
 PUBLISHED = "published"
 FIRST_LOOK: tuple[str, dict[str, Any]] = ("anovl", {"views": "none"})
@@ -34,21 +28,21 @@ class SyntheticModelWarning(UserWarning):
 
 def load_model(
     name: str | None = None,
-    backbone: str | Clip | None = None,
+    backbone: "str | Clip | None" = None,
     checkpoint: str | Path | None = None,
-    device: str | torch.device = "auto",
+    device: "str | torch.device" = "auto",
     batch_size: int = 8,
     explain: bool = False,
-    calibration: Card | str | Path | None = None,
+    calibration: "Card | str | Path | None" = None,
     offline: bool | None = None,
     accept_noncommercial: bool = False,
-    precision: Precision = "32",
+    precision: "Precision" = "32",
     window: tuple[float, float] | None = None,
     bits: int | None = None,
     max_pixels: int = 100_000_000,
     fast_decode: bool = False,
     **options: Any,
-) -> Predictor:
+) -> "Predictor":
     """Return a method that is ready to score images.
 
     Args:
@@ -92,6 +86,15 @@ def load_model(
         >>> result = load_model("clip").predict(image, class_name="cork")  # doctest: +SKIP
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
+    from zsad.clip import Clip
+    from zsad.clip.loading import MINI
+    from zsad.clip.text_store import TextStore
+    from zsad.images.levels import ReadOptions
+    from zsad.inference import adapters
+    from zsad.inference.predictor import Predictor
+    from zsad.methods import get_method
+    from zsad.methods.pretrained import weights_file
+
     if name is None:
         name, options = FIRST_LOOK[0], {**FIRST_LOOK[1], **options}
     name, checkpoint = adapters.split_name(name, checkpoint)
@@ -136,7 +139,10 @@ def load_model(
     return Predictor(method, device, batch_size, explain, panel, calibration, precision, reading)
 
 
-def _restore(kind: Any, checkpoint: str | Path, backbone: str | Clip | None, options: dict[str, Any]) -> Method:
+def _restore(kind: Any, checkpoint: str | Path, backbone: "str | Clip | None", options: dict[str, Any]) -> "Method":
+    from zsad.methods.restoring import restore
+    from zsad.weights.checkpoints import is_ours, read_checkpoint
+
     saved = read_checkpoint(checkpoint)
     if not is_ours(saved) and hasattr(kind, "from_author_checkpoint"):
         restored: Method = kind.from_author_checkpoint(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsad.images.listing import Found
-from zsad.images.overlay import Limits, Scale
+from zsad.images.overlay import AUTO, Limits, Scale
 from zsad.inference.ahead import Behind
 from zsad.inference.overlays import FIRST, labels_of, overlay_name, save_overlay, scale_of
 from zsad.inference.result import Result
@@ -19,9 +19,6 @@ from zsad.inference.writer import RowWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-AUTO = "auto"
-"""The scale that the first images of a run decide."""
 
 
 class Recorder:
