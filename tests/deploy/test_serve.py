@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from tests.deploy.serving import client, encoded, error_of, picture, serving, wait_for
@@ -24,6 +24,8 @@ from zsad import Predictor
 from zsad.deploy.live import Live
 from zsad.deploy.serve import Server
 from zsad.deploy.serve_options import Options
+from zsad.inference.opening import Opened
+from zsad.inference.outcome import Outcome
 
 TOKEN = "0123456789abcdef-secret"
 CORK = {"class_name": "cork"}
@@ -291,15 +293,14 @@ class Held(Live):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(predictor, ["cork"])
-        self.go = threading.Event()
-        self.seen = 0
+        self.go, self.seen = threading.Event(), 0
 
-    def infer(
-        self, pixels: NDArray[np.uint8], class_index: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        assert self.go.wait(60)
-        self.seen += len(pixels)
-        return super().infer(pixels, class_index)
+        def outcomes(batch: Sequence[Opened]) -> list[Outcome]:
+            assert self.go.wait(60)
+            self.seen += len(batch)
+            return predictor.outcomes(batch)
+
+        self.outcomes = outcomes
 
 
 @pytest.fixture
@@ -362,7 +363,7 @@ def test_a_failure_of_ours_shows_no_trace(held: Held, caplog: pytest.LogCaptureF
         def broken(*_: Any) -> Any:
             raise RuntimeError("secret /home/somebody/model.onnx")
 
-        held.infer = broken  # type: ignore[assignment,method-assign]
+        held.outcomes = broken  # type: ignore[assignment]
         answer = web.post("/v1/score", content=encoded(picture(1)))
         assert error_of(answer) == (500, "internal")
         assert "secret" not in answer.text

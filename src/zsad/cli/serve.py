@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
         conflict_handler="resolve",  # several classes instead of one
         epilog=method_table(),
     )
+    made.add_argument("export", nargs="?", type=Path, metavar="EXPORT", help="a folder of 'zsad export', without torch")
     add_model_options(made)
     made.add_argument(
         "--class-name",
@@ -29,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
         help="what images may show; may be repeated (default: the card's)",
     )
     made.add_argument("--calibration", type=Path, metavar="CARD", help="of 'zsad calibrate': labels, p-values, regions")
+    made.add_argument("--runtime", help="of an EXPORT: 'onnxruntime' (default), 'openvino', 'torch'")
+    made.add_argument(
+        "--threads", type=int, help="of a pass of an EXPORT (default: the cores that this process may use)"
+    )
     made.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
     add_serve_options(made)
     return made
@@ -46,9 +51,26 @@ def main(arguments: Sequence[str]) -> int:
 
     args = parser().parse_args(arguments)
     options = read_serve_options(args, PAGE_FOLDER)
-    model = _live(args)
+    model = _live(args) if args.export is None else _exported(args)
     engine = Engine(model, ReadOptions(max_pixels=options.max_pixels), options.batch_size, options.batch_wait)
     return serve(engine, options)
+
+
+def _exported(args: argparse.Namespace) -> Served:
+    from zsad.deploy.runtime import Runtime
+
+    typed = [
+        name
+        for name in ("method", "class_name", "backbone", "checkpoint", "references", "shots")
+        if getattr(args, name)
+    ]
+    if typed or args.option:
+        name = f"--{(typed or ['option'])[0].replace('_', '-')}"
+        raise ValueError(f"{name} beside '{args.export}': an exported model is as it is. Leave out one of them.")
+    return Runtime(
+        args.export, args.runtime or "onnxruntime", args.threads, precision=args.precision or "32",
+        batch_size=args.batch_size, calibration=args.calibration,
+    )  # fmt: skip
 
 
 def _live(args: argparse.Namespace) -> Served:

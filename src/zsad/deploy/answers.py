@@ -64,27 +64,20 @@ class Question:
         return cls(query.get("class_name") or None, cast(MapKind, kind), scale, threshold, regions == "1")
 
 
-def small(picture: Image.Image) -> Image.Image:
-    """Return a picture as an overlay shows it; the whole one need not be kept."""
-    shown = picture.copy()
-    shown.thumbnail((SHOWN, SHOWN), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return shown
-
-
-def row_of(result: Result, question: Question, **more: Any) -> dict[str, Any]:
+def row_of(result: Result, question: Question, name: str) -> dict[str, Any]:
     """Return the answer of an image: its row, and the map if it was asked for.
 
     Args:
         result: With the map at the model's size.
         question: What was asked.
-        **more: Further keys.
+        name: What the client calls the image.
     """
-    row = json.loads(Row.of(result, path=result.image_path or "").line())
+    row = json.loads(Row.of(result, path=name).line())
     if not question.regions:
         row.pop("regions", None)
     elif result.n_regions is not None:
         row.setdefault("regions", [])
-    return {**row, "map": map_of(result, question), **more}
+    return {**row, "map": map_of(result, question)}
 
 
 def map_of(result: Result, question: Question) -> dict[str, Any] | None:

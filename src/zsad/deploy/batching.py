@@ -7,24 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from zsad.deploy.served import Served
-
-
-class Scored(NamedTuple):
-    """What the model says of one picture."""
-
-    score: float
-    map: NDArray[np.float32]
-    """(height, width) of the model."""
+from zsad.inference.opening import Opened
+from zsad.inference.outcome import Outcome
 
 
 class _Job(NamedTuple):
-    pixels: NDArray[np.uint8]
-    class_index: int
-    future: "Future[Scored]"
+    opened: Opened
+    future: "Future[Outcome]"
 
 
 class Batcher:
@@ -50,13 +40,13 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def submit(self, pixels: NDArray[np.uint8], class_index: int) -> "Future[Scored]":
-        """Return the future of a picture (3, height, width); a cancelled one is dropped unless its pass has begun.
+    def submit(self, opened: Opened) -> "Future[Outcome]":
+        """Return the future of a picture; a cancelled one is dropped unless its pass has begun.
 
         Raises:
             RuntimeError: The thread was closed.
         """
-        job = _Job(pixels, class_index, Future())
+        job = _Job(opened, Future())
         with self._change:
             if self._closed:
                 raise RuntimeError("The model takes no more pictures.")
@@ -87,11 +77,11 @@ class Batcher:
             end = time.monotonic() + self.wait
             while not self._closed and len(self._jobs) < self.batch_size and (left := end - time.monotonic()) > 0:
                 self._change.wait(left)
-            shape = self._jobs[0].pixels.shape
+            shape = self._jobs[0].opened.tensor.shape
             batch: list[_Job] = []
             others: deque[_Job] = deque()
             for job in self._jobs:
-                fits = job.pixels.shape == shape and len(batch) < self.batch_size
+                fits = job.opened.tensor.shape == shape and len(batch) < self.batch_size
                 (batch if fits else others).append(job)
             self._jobs = others
             return batch
@@ -99,8 +89,7 @@ class Batcher:
     def _score(self, jobs: list[_Job]) -> None:
         """One pass; if it fails, one for each picture, so that a picture does not take others with it."""
         try:
-            pixels = np.stack([job.pixels for job in jobs])
-            scores, maps = self.model.infer(pixels, np.array([job.class_index for job in jobs], dtype=np.int64))
+            outcomes = self.model.outcomes([job.opened for job in jobs])
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
@@ -108,5 +97,5 @@ class Batcher:
             for job in jobs:
                 self._score([job])
             return
-        for job, score, anomaly_map in zip(jobs, scores.tolist(), maps, strict=True):
-            job.future.set_result(Scored(score, anomaly_map))
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.future.set_result(outcome)

@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from zsad.decision.card_json import CardError
 from zsad.decision.drift import Watch, watch_of
-from zsad.deploy.answers import Question, row_of, small
-from zsad.deploy.batching import Batcher, Scored
+from zsad.deploy.answers import SHOWN, Question, row_of
+from zsad.deploy.batching import Batcher
 from zsad.deploy.bodies import Part
 from zsad.deploy.counters import Counters
 from zsad.deploy.guards import LOG
@@ -23,8 +23,13 @@ from zsad.deploy.served import Served
 from zsad.deploy.summary import digest
 from zsad.deploy.uploads import open_upload
 from zsad.images.levels import ReadOptions
+from zsad.inference.opening import Opened, Opener, Size
+from zsad.inference.outcome import Outcome
 from zsad.inference.result import Result
 from zsad.inference.rows import COLUMNS, Row
+
+NO_PICTURE: Size = 1
+"""Size of the picture of a result of which only numbers are wanted."""
 
 _T = TypeVar("_T")
 
@@ -63,87 +68,74 @@ class Engine:
     def warm_up(self) -> None:
         """Let the model score a grey picture; :attr:`ready` is True once it has."""
 
-        def done(future: Future[Scored]) -> None:
-            self.ready = future.exception() is None
-            if not self.ready:
-                LOG.error("the model does not score: %s", future.exception())
+        def done(future: "Future[Outcome]") -> None:
+            error = future.exception() or future.result().error
+            self.ready = error is None
+            if error is not None:
+                LOG.error("the model does not score: %s", error)
 
-        pixels = self.model.prepare(Image.new("RGB", (64, 64), (128, 128, 128)))
-        self._batcher.submit(pixels, 0).add_done_callback(done)
+        grey = Image.new("RGB", (64, 64), (128, 128, 128))
+        opened = Opener(self.model.prepare, self.reading, NO_PICTURE)((grey, self.model.classes[0]))
+        self._batcher.submit(opened).add_done_callback(done)
 
     def close(self) -> None:
         """Finish what was begun, then end the threads."""
         self._pool.shutdown()
         self._batcher.close()
 
-    def index(self, question: Question) -> int:
-        """Return the place of the class that is asked about.
+    def check(self, question: Question) -> str:
+        """Return the class that is asked about.
 
         Raises:
             Refusal: 422; the model or the card has no such class, or what is asked for needs a card.
         """
         card, classes = self.model.calibration, self.model.classes
-        name = question.class_name
-        if name is None and len(classes) > 1:
+        name = question.class_name or classes[0]
+        if question.class_name is None and len(classes) > 1:
             raise Refusal(422, "class_name", f"Say which class is meant: {', '.join(classes)}.")
+        if not (self.model.meta["class_agnostic"] or name in classes):
+            raise Refusal(422, "class_name", f"This server knows the classes {', '.join(classes)}, and not this one.")
         try:
-            index = self.model.index(name or classes[0])
-            entry = None if card is None else card.entry(name or classes[0])
-        except ValueError as error:
-            raise Refusal(422, "class_name", str(error)) from error
+            entry = None if card is None else card.entry(name)
+        except CardError as error:
+            raise Refusal(422, "class_name", "The calibration of this server does not have this class.") from error
         if card is not None and question.threshold is not None:
             raise Refusal(422, "threshold", "The calibration decides here; ask without a threshold.")
         if question.regions and (entry is None or entry.regions is None):
             raise Refusal(422, "regions", "Regions need a calibration of maps, which this server does not have.")
-        return index
+        return name
 
     async def in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Return what a function gives, computed beside the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
-    async def score(self, image: Part, question: Question, index: int) -> Result:
-        """Return the result of an image, with the map at the model's size.
+    async def score(self, image: Part, question: Question, class_name: str) -> Result:
+        """Return the result of an image; its map has the model's size, or that of the overlay that was asked for.
 
         Raises:
             Refusal: 422; it cannot be read, or the model has no score for it.
         """
-        pixels, shown, size = await self.in_thread(self._open, image.data, question)
+        size: Size = SHOWN if question.map == "overlay" else NO_PICTURE
+        opened = await self.in_thread(self._open, image.data, class_name, size)
         image.data = b""  # it may wait long
-        try:
-            scored = await asyncio.wrap_future(self._batcher.submit(pixels, index))
-        except ValueError as error:
-            raise Refusal(422, "no_score", str(error)) from error
-        if not (np.isfinite(scored.score) and np.isfinite(scored.map).all()):
-            raise Refusal(422, "no_score", "The model has no finite score for this image.")
-        return await self.in_thread(self._result, scored, shown, size, image, question, index)
+        outcome = await asyncio.wrap_future(self._batcher.submit(opened))
+        if outcome.error is not None:
+            raise Refusal(422, "no_score", str(outcome.error))
+        return await self.in_thread(self._result, opened, outcome, question, size)
 
-    def _open(
-        self, data: bytes | bytearray, question: Question
-    ) -> tuple[NDArray[np.uint8], Image.Image | None, tuple[int, int]]:
-        picture = open_upload(data, self.reading)
-        shown = small(picture) if question.map == "overlay" else None
-        return self.model.prepare(picture), shown, (picture.height, picture.width)
+    def _open(self, data: bytes | bytearray, class_name: str, size: Size) -> Opened:
+        pixels = self.model.calibration is not None
+        opener = Opener(self.model.prepare, self.reading, size, strict=True, pixels=pixels)
+        return opener((open_upload(data, self.reading), class_name))
 
-    def _result(
-        self,
-        scored: Scored,
-        shown: Image.Image | None,
-        size: tuple[int, int],
-        image: Part,
-        question: Question,
-        index: int,
-    ) -> Result:
-        card = self.model.calibration
-        known = self.model.classes[index]
-        name = question.class_name or known
-        result = Result(
-            scored.score, scored.map, shown or Image.new("RGB", (1, 1)), name, image.filename,
-            question.threshold, map_range=self.model.map_range, source_size=size,
-            calibration=None if card is None else card.entry(name), model_map=scored.map,
-        )  # fmt: skip
-        self.counters.image(known, result.pred_label)
+    def _result(self, opened: Opened, outcome: Outcome, question: Question, size: Size) -> Result:
+        (result,) = self.model.results_of([opened], [outcome], question.threshold, False, size)
+        if size == NO_PICTURE:
+            result = replace(result, anomaly_map=outcome.map)
+        name = opened.class_name
+        self.counters.image(name if name in self.model.classes else "other", result.pred_label)
         if (watch := self._watches.get(name)) is not None:
-            self._watch(watch, name, scored.score)
+            self._watch(watch, name, result.pred_score)
         return result
 
     def _watch(self, watch: Watch, name: str, score: float) -> None:
@@ -155,26 +147,26 @@ class Engine:
         for window in warned:
             LOG.warning(watch.message(window, name, f'zsad calibrate NEW_GOOD_IMAGES --class-name "{name}"'))
 
-    async def row(self, image: Part, question: Question, index: int, timeout: float) -> dict[str, Any]:
+    async def row(self, image: Part, question: Question, class_name: str, timeout: float) -> dict[str, Any]:
         """Return the row of one image among many; with its error if there is no score."""
         begun = time.monotonic()
         try:
-            result = await asyncio.wait_for(self.score(image, question, index), timeout)
-            row = await self.in_thread(row_of, result, question)
+            result = await asyncio.wait_for(self.score(image, question, class_name), timeout)
+            row = await self.in_thread(row_of, result, question, image.filename)
         except Refusal as error:
-            row = self._failed(image, question, index, error.message)
+            row = _failed(image, class_name, error.message)
         except asyncio.TimeoutError:
-            row = self._failed(image, question, index, f"The model took more than {timeout:g} s.")
+            row = _failed(image, class_name, f"The model took more than {timeout:g} s.")
         return {**row, **self.told(begun)}
-
-    def _failed(self, image: Part, question: Question, index: int, error: str) -> dict[str, Any]:
-        name = question.class_name or self.model.classes[index]
-        row = Row(image.filename, class_name=name, error=error)
-        return {**{key: getattr(row, key) for key in COLUMNS}, "map": None}
 
     def told(self, begun: float) -> dict[str, Any]:
         """Return what every answer says besides its row: the model, and how long it took."""
         return {"model": self._digest, "milliseconds": round(1000 * (time.monotonic() - begun), 1)}
+
+
+def _failed(image: Part, class_name: str, error: str) -> dict[str, Any]:
+    row = Row(image.filename, class_name=class_name, error=error)
+    return {**{key: getattr(row, key) for key in COLUMNS}, "map": None}
 
 
 def cores() -> int:

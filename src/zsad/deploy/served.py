@@ -3,44 +3,34 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.decision.card import Card
-from zsad.images.overlay import Limits
+from zsad.inference.opening import Opened, Size
+from zsad.inference.outcome import Outcome
+from zsad.inference.result import Result
 
 
 class Served(Protocol):
-    """A model with fixed classes."""
+    """A predictor with fixed classes; the methods are those of :class:`~zsad.inference.base.BasePredictor`."""
 
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names in the order of ``class_index``."""
+    calibration: Card | None
 
     @property
     def meta(self) -> Mapping[str, Any]:
         """What the model is, as ``meta.json`` of an exported folder has it."""
 
     @property
-    def calibration(self) -> Card | None:
-        """A card of this very model, or none."""
+    def classes(self) -> Sequence[str]:
+        """What may be asked about; any class goes where ``meta["class_agnostic"]`` is true."""
 
-    @property
-    def map_range(self) -> Limits | None:
-        """Values between which the maps lie, None if they are unbounded."""
+    def prepare(self, picture: Image.Image) -> Any:
+        """Return an upright picture as the model sees it, (3, height, width)."""
 
-    def index(self, class_name: str) -> int:
-        """Return the place of a class.
+    def outcomes(self, batch: Sequence[Opened]) -> list[Outcome]:
+        """Return what the model says of pictures that could be opened, in order."""
 
-        Raises:
-            ValueError: The model does not know it; the message says which it knows.
-        """
-
-    def prepare(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Return an RGB picture at the model's size, (3, height, width)."""
-
-    def infer(
-        self, pixels: NDArray[np.uint8], class_index: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return scores (batch,) and maps (batch, height, width) of pictures (batch, 3, height, width)."""
+    def results_of(
+        self, batch: list[Opened], found: list[Outcome], threshold: float | None, strict: bool, size: Size
+    ) -> list[Result]:
+        """Return the results of pictures, given their outcomes."""

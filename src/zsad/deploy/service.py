@@ -93,16 +93,16 @@ class Service:
         self.admit()
         try:
             begun = time.monotonic()
-            question, index, images = await self._asked(request, 1)
+            question, class_name, images = await self._asked(request, 1)
             drawn = request.headers.get("accept", "") == "image/png"
             if drawn and question.map not in ("png", "overlay"):
                 raise Refusal(406, "no_picture", "Accept: image/png goes with map=png or map=overlay.")
-            scoring = self.engine.score(images[0], question, index)
+            scoring = self.engine.score(images[0], question, class_name)
             result = await _unless_gone(request, _within(self.options.timeout, scoring, 504, "The model"))
             if drawn:
                 png = await self.engine.in_thread(picture_of, result, question)
                 return Response(png, headers={"X-Score": repr(result.pred_score)}, media_type="image/png")
-            row = await self.engine.in_thread(row_of, result, question)
+            row = await self.engine.in_thread(row_of, result, question, images[0].filename)
             return JSONResponse({**row, **self.engine.told(begun)})
         finally:
             self.leave()
@@ -111,7 +111,7 @@ class Service:
         """``POST /v1/score-many``: a form of images; one line of JSON for each, in order, also for a broken one."""
         self.admit()
         try:
-            question, index, images = await self._asked(request, MOST_IMAGES)
+            question, class_name, images = await self._asked(request, MOST_IMAGES)
         except BaseException:
             self.leave()
             raise
@@ -120,7 +120,7 @@ class Service:
             waiting: deque[asyncio.Future[dict[str, Any]]] = deque()
             try:
                 for image in images:
-                    one = self.engine.row(image, question, index, self.options.timeout)
+                    one = self.engine.row(image, question, class_name, self.options.timeout)
                     waiting.append(asyncio.ensure_future(one))
                     if len(waiting) >= self.options.batch_size:
                         yield _line(await waiting.popleft())
@@ -132,16 +132,16 @@ class Service:
 
         return _Rows(rows(), self.leave)
 
-    async def _asked(self, request: Request, most: int) -> tuple[Question, int, list[Part]]:
-        """The question, the place of its class, and the images of the body."""
+    async def _asked(self, request: Request, most: int) -> tuple[Question, str, list[Part]]:
+        """The question, its class, and the images of the body."""
         question = Question.read(request.query_params)
-        index = self.engine.index(question)
+        class_name = self.engine.check(question)
         reading = read_parts(request, self.options.max_bytes)
         parts = await _within(self.options.timeout, reading, 408, "The body")
         images = [one for one in parts if one.name == "image"]
         if not 1 <= len(images) <= most:
             raise Refusal(400, "images", f"The form has {len(images)} fields 'image'; 1 to {most} are read here.")
-        return question, index, images
+        return question, class_name, images
 
     async def model(self, request: Request) -> Response:
         """``GET /v1/model``: what the model is, its classes and its card, without paths of this machine."""

@@ -35,9 +35,11 @@ def open_upload(data: bytes | bytearray, reading: ReadOptions) -> Image.Image:
     if image.width * image.height > reading.max_pixels:
         raise _too_many(f"{image.width} x {image.height}", reading.max_pixels)
     try:
-        return to_rgb(image, "upload", reading)
+        picture = to_rgb(image, "upload", reading)
     except ImageError as error:
         raise Refusal(422, "broken_image", str(error)) from error
+    picture.info = {}  # it is upright now, and must not be turned again
+    return picture
 
 
 def _too_many(size: str, limit: int) -> Refusal:

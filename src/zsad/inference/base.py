@@ -227,7 +227,7 @@ class BasePredictor(ABC):
         opened = ahead_of(opener, with_classes(inputs, class_name), num_workers, ahead)
         launched = (self._launched(batch) for batch in in_batches(opened, self.batch_size))
         for batch, pending in one_behind(launched, self.one_behind):
-            yield self._results_of(batch, pending(), threshold, strict, size)
+            yield self.results_of(batch, pending(), threshold, strict, size)
 
     def _launched(self, batch: list[Opened]) -> tuple[list[Opened], Pending]:
         return batch, self.launch([one for one in batch if one.tensor is not None])
@@ -238,9 +238,10 @@ class BasePredictor(ABC):
             return None
         return max(_GAP * self.input_side, size if isinstance(size, int) else 0)
 
-    def _results_of(
+    def results_of(
         self, batch: list[Opened], found: list[Outcome], threshold: float | None, strict: bool, size: Size
     ) -> list[Result]:
+        """Return the results of pictures, given the outcomes of those that could be opened."""
         outcomes = iter(found)
         results = []
         known = set() if self.calibration is None else self.calibration.image_digests

@@ -7,7 +7,7 @@ const IN_FLIGHT = 4;
 const ALPHAS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5];
 const KNOWN = /\.(png|jpe?g|bmp|tiff?|webp)$/i;
 
-const state = { model: null, colours: null, token: "", items: [], waiting: [], running: new Set(), chosen: null, heat: true, done: 0, asked: 0 };
+const state = { model: null, colours: null, token: "", items: [], waiting: [], running: new Set(), chosen: null, picked: false, heat: true, frame: null, shown: null, passed: "", done: 0, asked: 0 };
 
 // ---- the server
 
@@ -35,7 +35,7 @@ async function meet() {
   state.colours = Uint8Array.from(colours.match(/../g), (pair) => parseInt(pair, 16));
   at("classes").replaceChildren(...classes.map((name) => Object.assign(document.createElement("option"), { value: name })));
   if (!at("class-name").value) at("class-name").value = classes[0];
-  at("model").textContent = [meta.method, meta.backbone, calibration ? "calibrated" : "no calibration: there is no universal limit"].filter(Boolean).join(", ");
+  at("model").textContent = [meta.model?.method, meta.model?.backbone, calibration ? "calibrated" : "no calibration: there is no universal limit"].filter(Boolean).join(", ");
   refresh();
 }
 
@@ -69,7 +69,8 @@ function add(files) {
   }
   const passed = files.length - known.length;
   state.asked += known.length;
-  say(passed ? `${passed} file(s) are no images by their names.` : "");
+  state.passed = passed ? ` ${passed} file(s) are no images by their names.` : "";
+  say(state.passed);
   while (state.running.size < IN_FLIGHT && state.waiting.length) work();
   refresh();
 }
@@ -79,16 +80,16 @@ async function work() {
   const control = new AbortController();
   state.running.add(control);
   try {
-    const [row, picture] = await Promise.all([score(item, control.signal), pictureOf(item.file)]);
+    const row = await score(item, control.signal);
+    const picture = await pictureOf(item.file);
     const bytes = Uint8Array.from(atob(row.map.data), (one) => one.charCodeAt(0));
     item.map = { width: row.map.width, height: row.map.height, low: row.map.low, high: row.map.high, levels: new Uint16Array(bytes.buffer) };
-    item.picture = picture ?? blank(row.width, row.height);
+    item.thumb = thumbOf(picture ?? blank(row.width, row.height));
     item.row = { ...row, path: item.name, map: null };
   } catch (error) {
     if (control.signal.aborted) state.items = state.items.filter((one) => one !== item);
     else item.error = error.message;
   }
-  item.file = null;
   state.running.delete(control);
   state.done += 1;
   if (state.waiting.length) work();
@@ -102,6 +103,14 @@ async function pictureOf(file) {
   canvas.getContext("2d").drawImage(whole, 0, 0, canvas.width, canvas.height);
   whole.close();
   return canvas;
+}
+
+function thumbOf(picture) {
+  const share = 160 / Math.max(picture.width, picture.height);
+  const thumb = Object.assign(document.createElement("canvas"), { width: Math.max(1, share * picture.width), height: Math.max(1, share * picture.height) });
+  thumb.getContext("2d").drawImage(picture, 0, 0, thumb.width, thumb.height);
+  thumb.setAttribute("aria-hidden", "true"); // the words below say it
+  return thumb;
 }
 
 function blank(width, height) {
@@ -137,7 +146,7 @@ async function dropped(data) {
 const scored = () => state.items.filter((item) => item.row).sort((a, b) => b.row.score - a.row.score);
 const byAlpha = () => state.items.some((item) => item.row && item.row.p_value !== null);
 const short = (value) => Number(value.toPrecision(4)).toString();
-const between = (slider, low, high) => low + (high - low) * slider.value / slider.max;
+const end = (slider, low, high) => (slider.value === slider.max ? Infinity : low + (high - low) * slider.value / slider.max); // the end: no limit
 const least = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
 const most = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 
@@ -145,8 +154,10 @@ function limits() {
   const items = scored();
   const scores = items.map((item) => item.row.score);
   const low = least(items.map((item) => item.map.low)), high = most(items.map((item) => item.map.high));
-  return { items, alpha: byAlpha() ? ALPHAS[at("limit").value] : null, score: between(at("limit"), least(scores), most(scores)), low, high, outline: at("outline").value === at("outline").max ? Infinity : between(at("outline"), low, high) };
+  return { items, alpha: byAlpha() ? ALPHAS[at("limit").value] : null, score: end(at("limit"), least(scores), most(scores)), low, high, outline: end(at("outline"), low, high) };
 }
+
+const limited = (now) => now.alpha !== null || Number.isFinite(now.score);
 
 function alarms(item, now) {
   return now.alpha === null ? item.row.score >= now.score : item.row.p_value <= now.alpha;
@@ -170,8 +181,8 @@ function setSliders() {
 
 // ---- drawing
 
-function paint(canvas, item, now, heat) {
-  const { picture, map } = item;
+function paint(canvas, picture, item, now, heat) {
+  const { map } = item;
   canvas.width = picture.width;
   canvas.height = picture.height;
   const context = canvas.getContext("2d");
@@ -212,9 +223,9 @@ function drawOutline(context, inside, map, canvas) {
 }
 
 const words = (item, now) => {
-  const word = alarms(item, now) ? "anomalous" : "normal";
   const p = item.row.p_value === null ? "" : `, p ${item.row.p_value.toFixed(3)}`;
-  return `score ${short(item.row.score)}${p}, ${word}`;
+  const word = !limited(now) ? "" : alarms(item, now) ? ", anomalous" : ", normal";
+  return `score ${short(item.row.score)}${p}${word}`;
 };
 
 function card(item, now) {
@@ -223,25 +234,24 @@ function card(item, now) {
   element.id ||= `image-${Math.random().toString(36).slice(2)}`;
   element.setAttribute("role", "option");
   element.setAttribute("aria-selected", String(item === state.chosen));
-  element.onclick = () => { state.chosen = item; refresh(); };
-  if (item.row && !item.thumb) {
-    item.thumb = blank(160 * Math.min(1, item.picture.width / item.picture.height), 160 * Math.min(1, item.picture.height / item.picture.width));
-    item.thumb.getContext("2d").drawImage(item.picture, 0, 0, item.thumb.width, item.thumb.height);
-    item.thumb.setAttribute("aria-hidden", "true"); // the words below say it
-  }
+  element.onclick = () => { Object.assign(state, { chosen: item, picked: true }); refresh(); };
   const said = document.createElement("span");
   said.textContent = item.error ?? words(item, now);
-  said.className = item.error || alarms(item, now) ? "alarm" : "normal";
+  said.className = item.error || alarms(item, now) ? "alarm" : limited(now) ? "normal" : "";
   element.replaceChildren(...(item.thumb ? [item.thumb] : []), item.name, document.createElement("br"), said);
   return element;
 }
 
 function refresh() {
+  state.frame ??= requestAnimationFrame(() => { state.frame = null; show(); });
+}
+
+function show() {
   const any = state.items.some((item) => item.row);
   if (any && state.model) setSliders();
   const now = limits();
-  const shown = [...now.items, ...state.items.filter((item) => item.error)];
-  if (!shown.includes(state.chosen)) state.chosen = shown[0] ?? null;
+  const shown = order();
+  if (!state.picked || !shown.includes(state.chosen)) state.chosen = shown[0] ?? null; // the highest, until one is picked
   at("list").replaceChildren(...shown.map((item) => card(item, now)));
   at("list").setAttribute("aria-activedescendant", state.chosen?.element.id ?? "");
   at("results").hidden = !shown.length;
@@ -252,19 +262,24 @@ function refresh() {
   at("progress").hidden = !busy;
   at("progress").max = state.asked || 1;
   at("progress").value = state.done;
-  if (busy || state.done) say(`${state.done} of ${state.asked} done${any ? `, ${now.items.filter((item) => alarms(item, now)).length} anomalous at this limit` : ""}.`);
+  if (state.asked) say(`${state.done} of ${state.asked} done${any && limited(now) ? `, ${now.items.filter((item) => alarms(item, now)).length} anomalous at this limit` : ""}.${state.passed}`);
   draw(now);
 }
 
-function draw(now = limits()) {
+async function draw(now) {
   const item = state.chosen, canvas = at("shown");
-  at("limit-said").textContent = !now.items.length ? "no images yet" : now.alpha === null ? `from score ${short(now.score)}` : `${Number((100 * now.alpha).toPrecision(3))} % of normal images would alarm`;
+  at("limit-said").textContent = !now.items.length ? "no images yet" : !limited(now) ? "no limit" : now.alpha === null ? `from score ${short(now.score)}` : `${Number((100 * now.alpha).toPrecision(3))} % of normal images would alarm`;
   at("outline-said").textContent = Number.isFinite(now.outline) ? `from map value ${short(now.outline)}` : "none";
   at("opacity-said").textContent = state.heat ? `${at("opacity").value} %` : "hidden (space shows it)";
   canvas.hidden = !item?.row;
   at("caption").textContent = item ? `${item.name}: ${item.error ?? words(item, now)}` : "";
   if (!item?.row) return;
-  paint(canvas, item, now, state.heat);
+  if (state.shown?.item !== item) {
+    const picture = await pictureOf(item.file) ?? blank(item.row.width, item.row.height);
+    if (state.chosen !== item) return; // another one was chosen meanwhile
+    state.shown = { item, picture };
+  }
+  paint(canvas, state.shown.picture, item, now, state.heat);
   canvas.setAttribute("aria-label", `${item.name}, ${words(item, now)}; ${state.heat ? "with" : "without"} heat map, values ${short(item.map.low)} to ${short(item.map.high)}`);
 }
 
@@ -308,7 +323,7 @@ function cell(value) {
 
 async function save() {
   const now = limits(), encode = (text) => new TextEncoder().encode(text);
-  const rows = [...now.items.map((item) => ({ ...item.row, label: Number(alarms(item, now)) })), ...state.items.filter((item) => item.error).map((item) => ({ path: item.name, class_name: item.className, error: item.error }))];
+  const rows = [...now.items.map((item) => ({ ...item.row, label: limited(now) ? Number(alarms(item, now)) : null })), ...state.items.filter((item) => item.error).map((item) => ({ path: item.name, class_name: item.className, error: item.error }))];
   const files = [
     { name: "scores.csv", bytes: encode([COLUMNS, ...rows.map((row) => COLUMNS.map((name) => row[name]))].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n") },
     { name: "scores.jsonl", bytes: encode(rows.map((row) => JSON.stringify(row) + "\n").join("")) },
@@ -316,7 +331,7 @@ async function save() {
   const taken = new Set();
   for (const item of now.items) {
     const canvas = document.createElement("canvas");
-    paint(canvas, item, now, true);
+    paint(canvas, await pictureOf(item.file) ?? blank(item.row.width, item.row.height), item, now, true);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
     const parts = item.name.split("/").filter((part) => part && part !== "." && part !== "..");
     let name = `overlays/${parts.join("/")}.png`;
@@ -332,23 +347,24 @@ async function save() {
 // ---- hands and keys
 
 function move(event) {
-  const shown = [...now_shown()];
+  const shown = order();
   const place = shown.indexOf(state.chosen), last = shown.length - 1;
   const next = { ArrowRight: place + 1, ArrowDown: place + 1, ArrowLeft: place - 1, ArrowUp: place - 1, Home: 0, End: last }[event.key];
   if (event.key === " ") { state.heat = !state.heat; } else if (next === undefined) return;
   else state.chosen = shown[Math.min(last, Math.max(0, next))];
   event.preventDefault();
-  refresh();
+  state.picked = true;
+  show();
   state.chosen?.element.scrollIntoView({ block: "nearest" });
 }
 
-const now_shown = () => [...scored(), ...state.items.filter((item) => item.error)];
+const order = () => [...scored(), ...state.items.filter((item) => item.error)];
 
 at("token-form").onsubmit = (event) => { event.preventDefault(); state.token = at("token").value.trim(); meet(); };
 for (const id of ["files", "folder"]) at(id).onchange = (event) => { add([...event.target.files]); event.target.value = ""; };
 for (const id of ["limit", "outline", "opacity"]) at(id).oninput = () => refresh();
 at("cancel").onclick = () => { state.items = state.items.filter((item) => !state.waiting.includes(item)); state.asked -= state.waiting.length; state.waiting = []; for (const one of state.running) one.abort(new DOMException("cancelled", "AbortError")); };
-at("clear").onclick = () => { Object.assign(state, { items: [], chosen: null, done: 0, asked: 0 }); at("limit").disabled = at("outline").disabled = true; say(""); refresh(); };
+at("clear").onclick = () => { Object.assign(state, { items: [], chosen: null, picked: false, shown: null, done: 0, asked: 0 }); at("limit").disabled = at("outline").disabled = true; say(""); refresh(); };
 at("save").onclick = save;
 at("list").onkeydown = move;
 const drop = at("drop");
