@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,27 +14,14 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from tests.browser.chromium import asked, opened
 from zsad.cli.benchmark import main
 from zsad.cli.report import main as report
 
 pytestmark = pytest.mark.browser
 
-QUIET = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1200,1000",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-)  # fmt: skip
-"""No window, and no conversation of the browser's own."""
-
-
 METHODS = ["clip", "clipac", "maskclip", *(f"clip:temperature={number / 100}" for number in range(1, 18))]
 """Twenty, which is what a chart has colours and markers for."""
-
-
-def find(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise FileNotFoundError(f"'{name}' is not on the path: install the packages chromium and chromium-driver.")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +36,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(page: Path) -> Iterator[webdriver.Chrome]:
-    """Chromium with the page open, and what it asked the network for on record."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = find("chromium")
-    for argument in QUIET:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(find("chromedriver")))
-    try:
-        driver.get(page.as_uri())
+    """Chromium with the page open."""
+    with opened(page) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def test_no_errors_and_no_requests(browser: webdriver.Chrome, page: Path) -> None:
     assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
-    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+    assert asked(browser) == {page.as_uri()}
 
 
 def test_pictures_show(browser: webdriver.Chrome) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from zsad.inference.lock import naming_disk
 from zsad.inference.rows import FORMAT
 
-NOT_COMPARED = frozenset({"format", "base", "roots", "scale"})
+NOT_COMPARED = frozenset({"format", "base", "roots", "scale", "page"})
 """Settings that a run may find out or extend by itself."""
 
 

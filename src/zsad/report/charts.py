@@ -23,6 +23,8 @@ _INK = "#010203"
 """Stands for the colour of the page's text, which the browser knows and matplotlib does not."""
 _PLOT = 560.0
 """Width of a chart without its legend, in pixels."""
+_BINS = 40
+"""Of a histogram."""
 _LANE = 13.0
 """Distance of points that would touch."""
 _LINE = 19.0
@@ -154,6 +156,43 @@ def lines(
     return canvas.svg()
 
 
+def histogram(
+    groups: Mapping[str, Sequence[float]],
+    x_title: str,
+    limits: Mapping[str, float] | None = None,
+    look: Mapping[str, Mark] | None = None,
+) -> str:
+    """Return how many values lie where, an outline per group, and a vertical line for the limit of a group.
+
+    Args:
+        groups: Name -> values; groups without a value are left out.
+        x_title: Below the axis.
+        limits: Name -> value, for any of the groups.
+        look: As for :func:`scatter`.
+    """
+    groups = {name: values for name, values in groups.items() if len(values)}
+    if not groups:
+        return ""
+    limits = {name: value for name, value in (limits or {}).items() if name in groups}
+    look = look or marks(list(groups))
+    every = [value for values in groups.values() for value in values] + list(limits.values())
+    low, high = min(every), max(every)
+    spread = (high - low) or max(abs(low), 1.0) * 0.1
+    edges = [low + spread * number / _BINS for number in range(_BINS + 1)]
+    canvas = _Canvas(240.0, f"number of images by {x_title}", list(groups))
+    for name, values in groups.items():
+        counts = [0] * _BINS
+        for value in values:
+            counts[min(_BINS - 1, int((value - low) / spread * _BINS))] += 1
+        canvas.outline(name, counts, edges, look[name])
+    for name, value in limits.items():
+        canvas.limit(name, value, look[name], f"{name}: alarm from {value:.5g} on")
+    canvas.axes.set(xlabel=x_title, ylabel="images")
+    canvas.axes.set_ylim(bottom=0)
+    canvas.axes.grid(True, axis="y")
+    return canvas.svg()
+
+
 def _lanes(values: Mapping[str, float], apart: float = 1.6) -> dict[str, int]:
     """Return the lane of each value: the first in which no other is nearer than ``apart``."""
     taken: list[list[float]] = []
@@ -204,6 +243,17 @@ class _Canvas:
             markersize=6, linewidth=1.4, clip_on=False, gid=key,
         )  # fmt: skip
         self._legend.setdefault(name, artist)
+
+    def outline(self, name: str, counts: Sequence[int], edges: Sequence[float], mark: Mark) -> None:
+        """Add the outline of a histogram."""
+        self._legend[name] = self.axes.stairs(counts, edges, color=mark.colour, linewidth=1.6, fill=False)
+        self.axes.stairs(counts, edges, color=mark.colour, alpha=0.18, fill=True)
+
+    def limit(self, name: str, x: float, mark: Mark, tip: str) -> None:
+        """Add a vertical line."""
+        key = f"point-{len(self._tips)}"
+        self._tips[key] = (name, tip)
+        self.axes.axvline(x, color=mark.colour, linestyle="--", linewidth=1.8, gid=key)
 
     def svg(self) -> str:
         """Return the chart as HTML."""

@@ -77,21 +77,24 @@ for (const chart of document.querySelectorAll(".chart")) {
 """
 
 
-def page(title: str, parts: Iterable[str]) -> str:
+def page(title: str, parts: Iterable[str], *, images: str = "data:", style: str = "", script: str = "") -> str:
     """Return a whole HTML document; it names no other file or address, and forbids the browser to fetch any.
 
     Args:
         title: Plain text.
         parts: HTML from the other functions of this module.
+        images: Where the browser may take pictures from, in the words of a content security policy.
+        style: Further rules.
+        script: A further script.
     """
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    policy = f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
         + "\n".join(parts)
-        + f"\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+        + f"\n<script>{_SCRIPT}{script}</script>\n</body>\n</html>\n"
     )
 
 
