@@ -10,19 +10,24 @@ from rich.console import Console
 
 from zsad.decision.export import FORMATS, Found, export
 from zsad.decision.regions import MOST, Region
-from zsad.inference.rows import Row
+from zsad.decision.regions import regions as find_regions
+from zsad.inference.recalibrate import map_of
+from zsad.inference.relabel import all_rows
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
     made = argparse.ArgumentParser(
         prog="zsad export-regions",
-        description="Write the regions that 'zsad score --calibration' found as COCO JSON, Label Studio JSON, CVAT XML "
-        "or mask pictures. Coordinates are those of upright pictures.",
+        description="Write the regions that 'zsad score --calibration' found, or those that lie above a threshold of "
+        "the maps that 'zsad score --maps' kept, as COCO JSON, Label Studio JSON, CVAT XML or mask pictures. "
+        "Coordinates are those of upright pictures.",
     )
     made.add_argument("run", type=Path, metavar="RUN", help="the folder that 'zsad score' wrote with --out")
     made.add_argument("--format", choices=FORMATS, required=True)
     made.add_argument("--out", type=Path, required=True, help="file to write; a folder for masks")
+    made.add_argument("--pixel-threshold", type=float, metavar="T", help="cut the regions anew out of the run's maps")
+    made.add_argument("--min-area", type=int, default=0, metavar="PIXELS", help="least area of these regions")
     made.add_argument("--url-prefix", default="", help="of images in Label Studio, e.g. '/data/local-files/?d=photos/'")
     return made
 
@@ -36,7 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     settings: dict[str, Any] = {}
     if (args.run / "settings.json").is_file():
         settings = json.loads((args.run / "settings.json").read_text(encoding="utf-8"))
-    found = list(_found(args.run / "scores.jsonl", str(settings.get("class_name") or "anomaly")))
+    if args.min_area and args.pixel_threshold is None:
+        raise ValueError(f"--min-area {args.min_area} goes with --pixel-threshold: a card's regions have their own.")
+    found = list(_found(args, str(settings.get("class_name") or "anomaly")))
+    if not found and args.pixel_threshold is not None:
+        raise ValueError(f"'{args.run}' has no maps: score with --maps npy.")
     if not found:
         raise ValueError(
             f"'{args.run}' has no regions: score with a card that was made with 'zsad calibrate ... --regions'."
@@ -60,14 +69,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _found(path: Path, class_name: str) -> Iterator[tuple[Found, int]]:
-    with path.open(encoding="utf-8") as file:
-        for row in map(Row.read, file):
-            if row.n_regions is None or row.width is None or row.height is None:
-                continue
-            regions = [Region.from_json(one) for one in row.regions or []]
+def _found(args: argparse.Namespace, class_name: str) -> Iterator[tuple[Found, int]]:
+    for row in all_rows(args.run / "scores.jsonl"):
+        if row.width is None or row.height is None:
+            continue
+        if args.pixel_threshold is None:
+            regions, number = [Region.from_json(one) for one in row.regions or []], row.n_regions
+        elif (values := map_of(row, args.run)) is not None:
+            every = find_regions(values, args.pixel_threshold, args.min_area, None)
+            regions, number = every[:MOST], len(every)
+        else:
+            continue
+        if number is not None:
             image = Found(row.path, row.width, row.height, row.class_name or class_name, regions, row.score)
-            yield image, row.n_regions
+            yield image, number
 
 
 def _is_turned(path: str) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zsad.decision import Card
-from zsad.inference.after_run import write_fdr
+from zsad.inference.after_run import finish, write_fdr
+from zsad.inference.audit import Audit
 from zsad.inference.recalibrate import ByCard
 from zsad.inference.relabel import all_rows, by_threshold, relabel
 from zsad.inference.settings import read_settings
@@ -29,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0."""
     args = parser().parse_args(arguments)
+    with Audit(args.run, ("zsad", "relabel", *arguments)):
+        return _relabel(args)
+
+
+def _relabel(args: argparse.Namespace) -> int:
     if args.calibration is None:
         if args.fdr is not None:
             raise ValueError(f"--fdr {args.fdr:g} needs p-values: add --calibration CARD.")
@@ -47,5 +53,6 @@ def main(arguments: Sequence[str]) -> int:
             n = card.entry(by_card.class_name).calibration.n
             path, alarms, needed = write_fdr(args.run, all_rows(args.run / "scores.jsonl"), args.fdr, n)
             print(f"{alarms} alarms in {path}; with {n} calibration images it takes {needed} top scores to alarm.")
+    finish(args.run)
     print(f"{rows} rows in {args.run / 'scores.csv'} and scores.jsonl; {other} have another label now.")
     return 0

@@ -1,7 +1,6 @@
 """``zsad score``: a score and a heat map for every image of a folder of any size."""
 
 import argparse
-import heapq
 import math
 import sys
 import warnings
@@ -13,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from zsad import __version__
 from zsad.cli.drift import recalibrate
@@ -22,21 +20,22 @@ from zsad.cli.exported import open_exported
 from zsad.cli.model_options import chosen_model
 from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
+from zsad.cli.score_summary import summary
 from zsad.clip.loading import MINI
 from zsad.decision import Card
 from zsad.decision.drift import Watch, watch_of
 from zsad.images import Found, ReadOptions
 from zsad.inference import Predictor, Result, load_model
-from zsad.inference.after_run import write_fdr, write_relative
+from zsad.inference.after_run import finish, write_fdr, write_relative
+from zsad.inference.audit import Audit
 from zsad.inference.base import BasePredictor
 from zsad.inference.files import FileList
-from zsad.inference.recalibrate import card_settings
+from zsad.inference.parquet import require_parquet
+from zsad.inference.raw_maps import RawMaps
+from zsad.inference.recalibrate import card_settings, page_settings
 from zsad.inference.run import Recorder
 from zsad.inference.writer import RowWriter
 from zsad.weights import notices
-
-_WORST = 5  # rows shown at the end
-_NARROW = 0.1  # share of the scale below which heat maps look all the same
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,6 +47,12 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--overlay-size must be at least 1 pixel, got {args.overlay_size}.")
     if args.threshold is not None and not math.isfinite(args.threshold):
         raise ValueError(f"--threshold must be a finite number, got {args.threshold}.")
+    if args.map_size is not None and args.maps is None:
+        raise ValueError(f"--map-size {args.map_size} is about --maps: add --maps npy or tiff16.")
+    if args.mm_per_pixel is not None and not 0 < args.mm_per_pixel < math.inf:
+        raise ValueError(f"--mm-per-pixel must be a length above 0, got {args.mm_per_pixel:g}.")
+    if args.format == "parquet":
+        require_parquet()  # before anything is scored
     files = FileList(args.paths, args.exclude, args.out, args.slices)
     _tell_passed(console, files)
     if not len(files):
@@ -78,15 +83,18 @@ def main(arguments: Sequence[str]) -> int:
     if said := notices.seen_before(getattr(method, "trained_on", ()), args.paths):
         console.print(said, style="yellow", markup=False)
     settings = _settings(args, model) | comparison.settings()
+    maps = None if args.maps is None else RawMaps(args.maps, args.map_size)
+    model.keeps_maps = maps is not None
     opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
-    with opened as writer, _progress(console) as bar:
+    with opened as writer, Audit(args.out, ("zsad", "score", *arguments)), _progress(console) as bar:
         _tell_changes(console, writer)
+        writer.note(page=page_settings(card, args.mm_per_pixel))
         comparison.prepare(bar)
         if card is not None:
             watch.add(row.score for row in writer.rows() if row.score is not None)  # told before, or in time
         task = bar.add_task("scoring", total=len(files), completed=len(writer))
         handed: deque[Found] = deque()
-        with Recorder(writer, scale, not args.no_overlays, model.map_range, args.num_workers) as recorder:
+        with Recorder(writer, scale, not args.no_overlays, model.map_range, args.num_workers, maps) as recorder:
             recorder.start(files.roots)
             for batch in model.batches(
                 _noted((found for found in files if not writer.has(found.real)), handed),
@@ -101,7 +109,8 @@ def main(arguments: Sequence[str]) -> int:
                 if card is not None:
                     _watch(console, watch, args, batch)
                 bar.advance(task, len(batch))
-        status = _report(console, writer, model, recorder)
+        finish(args.out, page=not args.no_page, parquet=args.format == "parquet" or None)
+        status = summary(console, writer, model.map_range, recorder)
         comparison.report()
         if args.relative:
             console.print(f"{write_relative(args.out, writer.rows())}: places within this folder, no labels.")
@@ -164,6 +173,7 @@ def _settings(args: argparse.Namespace, model: BasePredictor) -> dict[str, Any]:
             **({"fast_decode": True} if model.reading.fast_decode else {}),
         },
         "overlays": None if args.no_overlays else {"scale": args.scale, "size": args.overlay_size},
+        "maps": None if args.maps is None else {"format": args.maps, "size": args.map_size},
     }
 
 
@@ -204,44 +214,3 @@ def _tell_passed(console: Console, files: FileList) -> None:
         )
     if files.repeated:
         console.print(f"{files.repeated} more name(s) of images that are listed already were passed over.")
-
-
-def _report(console: Console, writer: RowWriter, model: BasePredictor, recorder: Recorder) -> int:
-    """Say what came out; return the exit status."""
-    scored = failed = 0
-    worst: list[tuple[float, str]] = []
-    for row in writer.rows():
-        failed += row.error is not None
-        scored += row.error is None
-        if row.score is not None:
-            (heapq.heappush if len(worst) < _WORST else heapq.heappushpop)(worst, (row.score, row.path))
-    if worst:
-        table = Table("score", "image", title=f"highest scores of {scored}", title_justify="left")
-        for score, path in sorted(worst, reverse=True):
-            table.add_row(f"{score:.5g}", escape(path))
-        console.print(table)
-    if failed:
-        console.print(f"[red]{failed} file(s) could not be read or scored[/red]: see the column 'error'.")
-    if recorder.narrow:
-        low, high = min(low for low, _ in recorder.narrow), max(high for _, high in recorder.narrow)
-        console.print(
-            f"{len(recorder.narrow)} picture(s) use less than an eighth of their range of grey levels and look nearly "
-            f"black: --window {low:g},{high:g} --fresh would fit them.",
-            highlight=False,
-        )
-    limits = model.map_range
-    narrow = limits and 0 <= recorder.high - recorder.low < _NARROW * (limits[1] - limits[0])
-    if recorder.overlays and recorder.scale is None and limits and narrow:
-        console.print(
-            f"All maps lie in {recorder.low:.4f} to {recorder.high:.4f}, a small part of the fixed scale {limits[0]:g} "
-            f"to {limits[1]:g}: --scale {recorder.low:.4f},{recorder.high:.4f} --fresh would show more."
-        )
-    elif recorder.overlays and isinstance(recorder.scale, tuple) and recorder.scored:
-        low, high = recorder.scale
-        console.print(f"Heat maps: first colour {low:.5g}, last colour {high:.5g}.", highlight=False)
-    new = recorder.scored + recorder.failed
-    what = f"{scored + failed} rows in {writer.csv} and {writer.jsonl.name}, {new or 'none'} of them new"
-    Console().print(what, highlight=False, soft_wrap=True)
-    if not scored:
-        console.print("[red]Nothing could be scored.[/red]")
-    return 0 if scored else 1

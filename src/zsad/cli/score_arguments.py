@@ -8,7 +8,7 @@ from zsad.cli.explain import add_explain_option
 from zsad.cli.exported import add_exported_options
 from zsad.cli.model_options import add_model_options, method_table
 from zsad.images.levels import read_count
-from zsad.images.overlay import AUTO, Scale
+from zsad.images.overlay import AUTO, MAP_FORMATS, Scale
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fdr", type=float, metavar="Q", help="with a card: write fdr.csv, where a share Q is false")
     add_reading(made)
     _add_heat_maps(made)
+    _add_outputs(made)
     made.add_argument("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
     made.add_argument(
         "--num-workers",
@@ -98,7 +99,20 @@ def _add_heat_maps(made: argparse.ArgumentParser) -> None:
         "the run; 'fixed': the method's range; 'image': each map's own",
     )
     made.add_argument("--no-overlays", action="store_true", help="write no heat maps")
+    made.add_argument("--no-page", action="store_true", help="write no index.html")
     made.add_argument("--overlay-size", type=int, default=512, metavar="PIXELS", help="longer side (default: 512)")
+
+
+def _add_outputs(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--format", choices=("csv", "parquet"), default="csv",
+        help="'parquet' writes scores.parquet as well when the run ends (zsad[parquet])",
+    )  # fmt: skip
+    made.add_argument("--maps", choices=MAP_FORMATS, help="write raw maps, to evaluate, relabel or cut regions later")
+    made.add_argument(
+        "--map-size", type=int, metavar="N", help="longer side of these maps (default: the model's own size)"
+    )
+    made.add_argument("--mm-per-pixel", type=float, metavar="MM", help="index.html then tells areas in mm2 as well")
 
 
 def read_scale(text: str) -> Scale | str:

@@ -13,6 +13,9 @@ Limits = tuple[float, float]
 Scale = Limits | Literal["image"] | None
 """Limits; ``"image"`` for each map's own smallest and greatest value; None for the method's declared range."""
 
+MapFormat = Literal["npy", "tiff16"]
+MAP_FORMATS: tuple[MapFormat, ...] = ("npy", "tiff16")
+"""How raw maps are written."""
 AUTO = "auto"
 """The scale that the first images of a run decide."""
 

@@ -1,14 +1,34 @@
-"""What can be said only when a whole run is there: places within the folder, and alarms by false discoveries."""
+"""What can be made only when a whole run is there: its page and table, places within it, false discoveries."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from zsad.decision.conformal import discoveries_needed, false_discoveries
 from zsad.decision.relative import relative
+from zsad.inference.index_page import INDEX, write_index
+from zsad.inference.parquet import PARQUET, write_parquet
 from zsad.inference.rows import Row
+from zsad.inference.writer import read_rows
 from zsad.report.cells import write_cells
 
 RELATIVE, FDR = "relative.csv", "fdr.csv"
+
+
+def finish(folder: Path, page: bool | None = None, parquet: bool | None = None) -> None:
+    """Write what the rows of a run are made into: ``index.html`` and ``scores.parquet``.
+
+    Args:
+        folder: Of the run.
+        page: Whether there is a page; None writes it again if there is one.
+        parquet: Whether there is a Parquet file; None writes it again if there is one.
+
+    Raises:
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    if (folder / INDEX).exists() if page is None else page:
+        write_index(folder)
+    if (folder / PARQUET).exists() if parquet is None else parquet:
+        write_parquet(folder, read_rows(folder))
 
 
 def write_relative(folder: Path, rows: Iterable[Row]) -> Path:

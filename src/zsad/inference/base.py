@@ -53,6 +53,8 @@ class BasePredictor(ABC):
         self.batch_size = batch_size
         self.reading = ReadOptions() if reading is None else reading
         self.calibration: Card | None = None
+        self.keeps_maps = False
+        """Whether results carry the map at the model's size beside that at their own."""
 
     # ---- what a child writes
 
@@ -254,7 +256,8 @@ class BasePredictor(ABC):
             side = (one.picture.height, one.picture.width)
             entry = None if self.calibration is None else self.calibration.entry(one.class_name)
             model_map: NDArray[np.float32] | None = None
-            if entry is not None and entry.regions is not None and size != "native" and not failed:
+            regions = entry is not None and entry.regions is not None and size != "native"
+            if (regions or self.keeps_maps) and not failed:
                 model_map = outcome.map
             doubts = (one.warning, outcome.warning, _CALIBRATED if one.pixels in known else None)
             results.append(

@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,13 +53,18 @@ def labels_of(roots: Sequence[str], earlier: Mapping[str, str]) -> dict[str, str
 
 
 def overlay_name(found: Found, labels: Mapping[str, str]) -> str:
-    """Return the path of an image's heat map below the run's folder: the image's own path, with ``.jpg`` added.
+    """Return the path of an image's heat map below the run's folder: the image's own path, with ``.jpg`` added."""
+    return output_name(found, labels, "overlays") + ".jpg"
+
+
+def output_name(found: Found, labels: Mapping[str, str], folder: str) -> str:
+    """Return the path of what is made of an image, without its ending, in a folder of the run.
 
     Parts that are too long for a file system are cut and get a digest.
     """
     label = labels.get(found.root, "")
     parts = [_part(part) for part in found.below.split("/")]
-    return "/".join(["overlays", *([f"from {label}"] if label else []), *parts]) + ".jpg"
+    return "/".join([folder, *([f"from {label}"] if label else []), *parts])
 
 
 def _part(name: str) -> str:
@@ -76,15 +81,23 @@ def save_overlay(result: Result, folder: Path, name: str, scale: Scale) -> str |
     Raises:
         OSError: The disk is full: every other one would fail too.
     """
-    path = folder / name
+    return written(folder / name, f"heat map '{name}'", lambda path: result.save(path, scale))
+
+
+def written(path: Path, what: str, write: Callable[[Path], object]) -> str | None:
+    """Write a file of an image; return None, or why it could not be written, and then nothing of it is left.
+
+    Raises:
+        OSError: The disk is full: every other one would fail too.
+    """
     try:
-        result.save(path, scale)
+        write(path)
     except OSError as error:
-        with suppress(OSError):  # half a picture
+        with suppress(OSError):
             path.unlink()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(full_disk(path)) from error
-        return f"Cannot write the heat map '{name}': {error.strerror or error}."
+        return f"Cannot write the {what}: {error.strerror or error}."
     except ValueError as error:
-        return f"Cannot write the heat map '{name}': {error}."
+        return f"Cannot write the {what}: {error}."
     return None

@@ -24,6 +24,19 @@ def card_settings(card: Card, class_name: str | None) -> dict[str, Any]:
     return {"digest": card.digest, "regions": found}
 
 
+def page_settings(card: Card | None, mm_per_pixel: float | None = None) -> dict[str, Any]:
+    """Return what ``index.html`` shows beside the rows: thresholds by class ("" is any), and the length of a pixel."""
+    if card is None:
+        return {"thresholds": {}, "mm_per_pixel": mm_per_pixel}
+    found = {name: entry.threshold for name, entry in card.classes.items()}
+    lengths = {entry.regions.mm_per_pixel for entry in card.classes.values() if entry.regions is not None}
+    own = next(iter(lengths)) if len(lengths) == 1 else None
+    return {
+        "thresholds": dict.fromkeys([""], next(iter(found.values()))) if card.pooled else found,
+        "mm_per_pixel": mm_per_pixel or own,
+    }
+
+
 class ByCard:
     """Gives rows the labels, p-values and regions of a card; counts the images that end without.
 
@@ -41,7 +54,11 @@ class ByCard:
         self.card, self.folder = card, folder
         self.class_name = settings.get("class_name")
         self.without = 0
-        self.settings = {"threshold": None, "calibration": card_settings(card, self.class_name)}
+        self.settings = {
+            "threshold": None,
+            "calibration": card_settings(card, self.class_name),
+            "page": page_settings(card, (settings.get("page") or {}).get("mm_per_pixel")),
+        }
         self._before = (settings.get("calibration") or {}).get("regions")
 
     def __call__(self, row: Row) -> Row:
@@ -64,18 +81,24 @@ class ByCard:
             kept = [Region.from_json(one) for one in row.regions or []]
             found = [changed(one, p_value=rule.p_value(one.max, one.area)).to_json() for one in kept]
             return found or None, row.n_regions
-        anomaly_map = self._map(row)
+        anomaly_map = map_of(row, self.folder)
         if anomaly_map is None:
             self.without += 1
             return None, None
         fresh, number = calibrated_regions(anomaly_map, rule)
         return [one.to_json() for one in fresh] or None, number
 
-    def _map(self, row: Row) -> NDArray[np.float32] | None:
-        path = None if row.map is None else self.folder / row.map
-        if path is None or not path.is_file() or row.width is None or row.height is None:
-            return None
-        values = read_map(path).to(torch.float32)
-        if values.shape != (row.height, row.width):
-            values = upsample(values[None], (row.height, row.width))[0]
-        return values.numpy()
+
+def map_of(row: Row, folder: Path) -> NDArray[np.float32] | None:
+    """Return the raw map of a row at the size of the picture, (height, width); None if the run kept none.
+
+    Raises:
+        EvaluationDataError: The file of the map cannot be read.
+    """
+    path = None if row.map is None else folder / row.map
+    if path is None or not path.is_file() or row.width is None or row.height is None:
+        return None
+    values = read_map(path).to(torch.float32)
+    if values.shape != (row.height, row.width):
+        values = upsample(values[None], (row.height, row.width))[0]
+    return values.numpy()

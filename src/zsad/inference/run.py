@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from zsad.images.listing import Found
 from zsad.images.overlay import AUTO, Limits, Scale
 from zsad.inference.ahead import Behind
-from zsad.inference.overlays import FIRST, labels_of, overlay_name, save_overlay, scale_of
+from zsad.inference.overlays import FIRST, labels_of, output_name, overlay_name, save_overlay, scale_of
+from zsad.inference.raw_maps import FOLDER, RawMaps
 from zsad.inference.result import Result
 from zsad.inference.rows import Row
 from zsad.inference.writer import RowWriter
@@ -32,6 +32,7 @@ class Recorder:
         map_range: The method's.
         num_workers: Threads that draw heat maps; one more then writes, behind the caller, and what this counts is whole
             when it has ended. 0 does all of it at once.
+        maps: How raw maps are written; None writes none.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Recorder:
         overlays: bool = True,
         map_range: Limits | None = None,
         num_workers: int = 0,
+        maps: RawMaps | None = None,
     ) -> None:
-        self.writer, self.overlays, self.map_range = writer, overlays, map_range
+        self.writer, self.overlays, self.map_range, self.maps = writer, overlays, map_range, maps
         frozen = writer.settings.get("scale")
         self.scale: Scale | str = tuple(frozen) if scale == AUTO and frozen else scale
         self.scored = self.failed = 0
@@ -55,8 +57,8 @@ class Recorder:
         self._drawing = ThreadPoolExecutor(num_workers) if num_workers else None
 
     def start(self, roots: Sequence[str]) -> None:
-        """Give the input folders names below ``overlays``, those of earlier calls staying as they are."""
-        if self.overlays and (labels := labels_of(roots, self._labels)) != self._labels:
+        """Give the input folders names below ``overlays`` and ``maps``, those of earlier calls staying as they are."""
+        if (self.overlays or self.maps) and (labels := labels_of(roots, self._labels)) != self._labels:
             self._labels = labels
             self.writer.note(roots=labels)
 
@@ -113,12 +115,11 @@ class Recorder:
         self.writer.write(rows)
 
     def _row(self, found: Found, result: Result) -> Row:
-        shown = self.writer.shown(found.path)
-        if not self.overlays or result.error is not None or self.scale == AUTO:
-            return Row.of(result, path=shown)
-        name = overlay_name(found, self._labels)
-        scale: Scale = self.scale  # type: ignore[assignment]
-        wrong = save_overlay(result, Path(self.writer.folder), name, scale)
-        if wrong is None:
-            return Row.of(result, path=shown, overlay=name)
-        return Row.of(result, path=shown, error=wrong)
+        made: dict[str, Any] = {"path": self.writer.shown(found.path)}
+        if self.maps is not None and result.error is None:
+            made |= self.maps.save(result, self.writer.folder, output_name(found, self._labels, FOLDER))
+        if self.overlays and result.error is None and self.scale != AUTO:
+            name, scale = overlay_name(found, self._labels), cast(Scale, self.scale)
+            wrong = save_overlay(result, self.writer.folder, name, scale)
+            made |= {"overlay": name} if wrong is None else {"error": wrong}
+        return Row.of(result, **made)

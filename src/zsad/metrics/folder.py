@@ -1,5 +1,6 @@
 """Metrics for anomaly maps from anywhere: a folder of maps against a folder of masks."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from zsad.images import load_mask
+from zsad.images import IMAGE_EXTENSIONS, load_mask
 from zsad.metrics import DEFAULT_METRICS, EvaluationResult, Evaluator
 from zsad.metrics.pairs import Resize
 from zsad.metrics.regions import Connectivity
@@ -23,6 +24,7 @@ MASK_EXTENSIONS = MAP_EXTENSIONS | {".bmp", ".gif", ".jpg", ".jpeg"}
 NORMAL_FOLDERS = frozenset({"good", "normal", "ok"})
 """Names of folders whose images have no mask because they are normal."""
 _PASSED_OVER = frozenset({"test", "ground_truth", "maps", "masks", "anomaly_maps"})
+_DESCRIPTION = 270  # tag of a TIFF file
 _ENDINGS = ("_mask", "_map", "_anomaly_map")
 _COLUMNS = {
     "path": ("path", "image_path", "image", "file"),
@@ -79,8 +81,9 @@ def evaluate_folder(
         masks: Folder of masks, or a data set with folders ``ground_truth``. A map in a folder named ``good``,
             ``normal`` or ``ok`` needs none.
         scores: CSV file with image scores: columns ``path`` and ``score``, optionally ``label`` (1 anomalous, 0
-            normal). By default an image's score is the maximum of its map. Without labels an image counts as anomalous
-            if its mask has a pixel, which overlooks defects that were too small to be drawn.
+            normal; those of ``zsad score`` are decisions and are passed over). By default an image's score is the
+            maximum of its map. Without labels an image counts as anomalous if its mask has a pixel, which overlooks
+            defects that were too small to be drawn.
         class_name: Class of maps that lie directly in the folder; its name by default.
         missing_mask: What a map without a mask means outside those folders: an error, or a normal image.
         resize: What to do where a mask and its map differ in size: ``"error"``, or resize the ``"mask"`` or ``"map"``.
@@ -180,6 +183,8 @@ def _index(folder: Path, extensions: frozenset[str], what: str) -> dict[Key, Pat
 def _key(path: Path) -> Key:
     """Return what a map and its mask have in common: folders and name."""
     stem = path.stem
+    if Path(stem).suffix.lower() in IMAGE_EXTENSIONS:  # "photo.png.npy": zsad names what it makes of "photo.png"
+        stem = Path(stem).stem
     for ending in sorted(_ENDINGS, key=len, reverse=True):
         if stem.endswith(ending):
             stem = stem.removesuffix(ending)
@@ -213,6 +218,8 @@ def _rows(path: Path, keys: Iterable[Key]) -> dict[Key, tuple[float, int | None]
 
 def _columns(path: Path, row: dict[str, str]) -> dict[str, str]:
     names = {what: next((name for name in known if name in row), "") for what, known in _COLUMNS.items()}
+    if "alarm_rate" in row:  # of 'zsad score': its labels are decisions, not what is true
+        names["label"] = ""
     for what in ("path", "score"):
         if not names[what]:
             raise EvaluationDataError(f"'{path}' needs a column '{what}'; it has {', '.join(row) or 'no rows'}.")
@@ -241,7 +248,7 @@ def read_map(path: Path) -> Tensor:
         EvaluationDataError: If the file cannot be read or has several channels.
     """
     values = _read_array(path) if path.suffix.lower() == ".npy" else _read_picture(path)
-    values = values.squeeze()
+    values = _of_levels(path, values).squeeze()
     if values.ndim != 2 or values.dtype.kind not in "fiub":
         raise EvaluationDataError(
             f"'{path}' must hold one number per pixel, got shape {values.shape} of type {values.dtype}."
@@ -264,6 +271,21 @@ def read_mask(path: Path) -> Tensor:
     if values.ndim != 2:
         raise EvaluationDataError(f"'{path}' must have two dimensions, got shape {values.shape}.")
     return torch.from_numpy(values != 0)
+
+
+def _of_levels(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """Undo the levels of ``zsad score --maps tiff16``, whose limits stand in the file's description."""
+    if values.dtype != np.uint16 or path.suffix.lower() not in (".tif", ".tiff"):
+        return values
+    with Image.open(path) as picture:
+        text = str(picture.tag_v2.get(_DESCRIPTION, "") if hasattr(picture, "tag_v2") else "")
+    try:
+        about = json.loads(text)
+        low, high = float(about["low"]), float(about["high"])
+        known = about["zsad_map"] == 1
+    except (ValueError, TypeError, KeyError):
+        return values
+    return (low + values.astype(np.float64) * ((high - low) / 65535)).astype(np.float32) if known else values
 
 
 def _read_array(path: Path) -> NDArray[Any]:
