@@ -17,7 +17,7 @@ from zsad.decision import Card
 from zsad.decision.grouping import split
 from zsad.decision.regions import largest_area
 from zsad.images import load_rgb
-from zsad.inference.identity import pixel_digest
+from zsad.inference.inputs import pixel_digest
 from zsad.synthetic import generate
 
 CLASSES = ("leather", "grid", "mosaic")
@@ -262,6 +262,42 @@ def test_the_report_of_a_calibration(data: Path, tmp_path: Path, capsys: pytest.
     assert html.count("data:image/jpeg") == 5
     assert "200 random splits" in html
     assert "Recall by folder" in html
+
+
+def test_predictions_of_a_trainer_are_judged(
+    data: Path, cards: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    for part, source in (("good", "rest"), ("hole", "bad/hole")):
+        shutil.copytree(data / "leather" / source, root / "leather" / "test" / part)
+    shutil.copy(next((data / "leather" / "good").iterdir()), root / "leather" / "test" / "good" / "calibrates.png")
+    base = ["predict", "--model", "CLIP", "--model.backbone=zsad-mini", "--data", "MVTecAD", f"--data.root={root}",
+            "--data.classes=[leather]", "--data.strict=false", "--trainer.accelerator=cpu", "--data.num_workers=0",
+            "--trainer.enable_progress_bar=false", f"--out={tmp_path / 'out'}"]  # fmt: skip
+    assert main([*base, f"--calibration={cards}"]) == 0
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {Path(row["path"]).name: row for row in map(json.loads, lines) if "/good/" in row["path"]}
+    known = {Path(row["path"]).name: row for row in rows(runs / "leather") if "/rest/" in row["path"]}
+    assert set(found) == {*known, "calibrates.png"}
+    card = Card.load(cards)
+    for name, row in known.items():
+        own = found[name]
+        assert own["score"] == pytest.approx(row["score"], abs=1e-5)
+        assert own["p_value"] == card.p_value(own["score"], "leather")
+        assert own["alarm_rate"] == row["alarm_rate"]
+        if own["score"] == np.float32(row["score"]):
+            assert (own["label"], own["n_regions"]) == (row["label"], row["n_regions"])
+            boxes = [one["box"] for one in row.get("regions") or []]
+            assert [one["box"] for one in own["regions"]] == boxes
+    assert "one of the calibration images" in found["calibrates.png"]["warning"]
+    assert found[name]["warning"] is None
+    capsys.readouterr()
+    for more, message in (
+        (["--model.sigma=8"], "made with options {}"),
+        (["--trainer.precision=bf16-true"], "the Trainer has 'bf16-true'"),
+    ):
+        assert main([*base, f"--calibration={cards}", *more]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_false_discoveries_and_places(data: Path, cards: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import getpass
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(number):
             scene = generate("leather", defect, seed=seed)
             picture = Image.fromarray(scene.image).resize((120, 90))
-            path = root / "test" / part / f"{seed}.png"
+            path = root / "set" / "leather" / "test" / part / f"{seed}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
             if defect:
-                mask = root / "ground_truth" / part / f"{seed}_mask.png"
+                mask = root / "masks" / "leather" / "ground_truth" / part / f"{seed}_mask.png"
                 mask.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(scene.mask.astype(np.uint8) * 255).resize((120, 90), 0).save(mask)
-    (root / "test" / "good" / "broken.png").write_bytes(b"no picture")
+    (root / "set" / "leather" / "test" / "good" / "broken.png").write_bytes(b"no picture")
     (root / "calibrate").mkdir()
     for seed in range(100, 124):
         Image.fromarray(generate("leather", seed=seed).image).resize((120, 90)).save(root / "calibrate" / f"{seed}.png")
@@ -57,7 +58,7 @@ def card(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(data: Path, card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same pictures with the card, and without it but with maps in both formats and in another size."""
     root = tmp_path_factory.mktemp("runs")
-    base = ["score", str(data / "test"), "--class-name", "leather", "--device", "cpu", "--num-workers", "0"]
+    base = ["score", str(data / "set"), "--class-name", "leather", "--device", "cpu", "--num-workers", "0"]
     assert main([*base, "--out", str(root / "card"), "--calibration", str(card), "--format", "parquet"]) == 0
     for name, more in {
         "npy": ["--maps", "npy", "--format", "parquet"],
@@ -90,7 +91,7 @@ def test_maps_are_those_of_the_model(data: Path, runs: Path) -> None:
         if row["error"]:
             assert row["map"] is None
             continue
-        assert row["map"] == f"maps/{Path(row['path']).relative_to(data / 'test').as_posix()}.npy"
+        assert row["map"] == f"maps/{Path(row['path']).relative_to(data / 'set').as_posix()}.npy"
         values = np.load(runs / "npy" / row["map"])
         assert values.shape == (96, 96)  # the model's, not the picture's, which is 120 x 90
         native = model.predict(row["path"], "leather").anomaly_map
@@ -115,8 +116,10 @@ def test_levels_in_a_tiff_are_undone(runs: Path) -> None:
 
 
 def test_maps_of_a_run_are_evaluated(data: Path, runs: Path) -> None:
-    found = evaluate_folder(runs / "npy" / "maps", data, runs / "npy" / "scores.csv", resize="mask", mode="exact")
-    scores = {bool(row["path"].count("hole")): [] for row in rows(runs / "npy")}
+    found = evaluate_folder(
+        runs / "npy" / "maps", data / "masks", runs / "npy" / "scores.csv", resize="mask", mode="exact"
+    )
+    scores: dict[bool, list[float]] = {False: [], True: []}
     for row in rows(runs / "npy"):
         if row["score"] is not None:
             scores["hole" in row["path"]].append(row["score"])
@@ -131,7 +134,7 @@ def test_labels_of_a_run_are_no_truth(data: Path, runs: Path, tmp_path: Path) ->
     shutil.copytree(runs / "npy", run)
     assert main(["relabel", str(run), "--threshold", "0"]) == 0  # all of them anomalous
     own, other = (
-        evaluate_folder(one / "maps", data, one / "scores.csv", resize="mask", mode="exact").mean
+        evaluate_folder(one / "maps", data / "masks", one / "scores.csv", resize="mask", mode="exact").mean
         for one in (runs / "npy", run)
     )
     assert own == other
@@ -183,9 +186,8 @@ def test_parquet_has_the_rows_with_types(runs: Path) -> None:
 def test_parquet_without_its_package_is_said_before_anything_is_scored(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    command = ["score", str(data / "test"), "--out", str(tmp_path / "run"), *MODEL, "--format", "parquet"]
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    command = ["score", str(data / "set"), "--out", str(tmp_path / "run"), *MODEL, "--format", "parquet"]
     assert main(command) == 2
     assert 'pip install "zsad[parquet]"' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -231,7 +233,7 @@ def test_every_run_leaves_a_line_that_stays(data: Path, card: Path, runs: Path, 
     }  # fmt: skip
     text = (run / "runs.jsonl").read_bytes()
     assert main(["relabel", str(run), "--threshold", "0"]) == 0
-    again = ["score", str(data / "test"), "--out", str(run), "--class-name", "leather", *MODEL]
+    again = ["score", str(data / "set"), "--out", str(run), "--class-name", "leather", *MODEL]
     assert main(again) == 2  # no threshold now: refused, and no run
     assert main([*again, "--threshold", "0"]) == 0
     assert main([*again, "--fresh"]) == 0
@@ -250,7 +252,7 @@ def test_an_interrupted_run_has_its_line(data: Path, tmp_path: Path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RowWriter, "write", once)
-    command = ["score", str(data / "test"), "--out", str(run), "--no-overlays", *MODEL, "--batch-size", "2"]
+    command = ["score", str(data / "set"), "--out", str(run), "--no-overlays", *MODEL, "--batch-size", "2"]
     assert main(command) != 0
     (line,) = lines(run)
     assert line["end"] == "interrupted"
@@ -262,7 +264,7 @@ def test_the_summary_has_at_most_20_lines_of_80_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     folder = tmp_path / ("a long name " * 6).strip()
-    shutil.copytree(data / "test", folder)
+    shutil.copytree(data / "set", folder)
     (folder / "notes.txt").write_text("no picture")
     dark = np.full((90, 120), 40, np.uint16)
     dark[:45] = 900
@@ -290,6 +292,6 @@ def test_the_summary_has_at_most_20_lines_of_80_columns(
 def test_options_that_do_not_fit(
     data: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["score", str(data / "test"), "--out", str(tmp_path / "run"), *MODEL, *more]) == 2
+    assert main(["score", str(data / "set"), "--out", str(tmp_path / "run"), *MODEL, *more]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()

@@ -50,10 +50,18 @@ class Handler(BaseHTTPRequestHandler):
         self._file(False)
 
     def do_GET(self) -> None:
-        if self.path.startswith("/api/models/"):
+        if "/tree/" in self.path:
+            files = self.server.files.get("/".join(self.path.split("/")[3:5]), {})
+            entries = [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in files.items()
+            ]
+            self._json(200, entries)
+        elif self.path.startswith("/api/models/"):
             repository = "/".join(self.path.split("/")[3:5])
+            names = [{"rfilename": name} for name in self.server.files.get(repository, {})]
             self._json(
-                200 if repository in self.server.files else 404, {"id": repository, "sha": COMMIT, "siblings": []}
+                200 if repository in self.server.files else 404, {"id": repository, "sha": COMMIT, "siblings": names}
             )
         else:
             self._file(True)

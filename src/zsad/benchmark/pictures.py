@@ -8,11 +8,14 @@ import torch
 from PIL import Image
 
 from zsad.datamodules import BenchmarkDataModule
+from zsad.decision.conformal import images_needed
+from zsad.decision.entry import RegionRule
 from zsad.images.overlay import outline, overlay
 from zsad.methods import Method
 from zsad.metrics import auroc
 
 SIDE = 192
+_ALPHA, _NORMAL = 0.05, 99
 
 
 def save_pictures(
@@ -21,7 +24,8 @@ def save_pictures(
     """Write ``PATH-best.jpg``, ``-median.jpg`` and ``-worst.jpg``: the image with its defect outlined, beside its map.
 
     Maps are ranked by the AUROC of their own pixels. The colour scale is the range of the maps looked at, the same for
-    the three.
+    the three. On the map, regions are outlined that 5 % of the class's normal images would show, by the largest values
+    of up to 99 of them (:meth:`zsad.decision.entry.RegionRule.of_maxima`); no lines where there are fewer than 19.
 
     Args:
         method: On the device, in eval mode.
@@ -43,6 +47,7 @@ def save_pictures(
         if mask.any() and not mask.all():
             ranked.append((float(auroc(heat.flatten(), mask.flatten())), number))
     ranked.sort(reverse=True)
+    threshold = _pixel_threshold(method, data, device)
     written = []
     for name, place in _places(len(ranked)):
         heat, mask, image = _predict(method, dataset[ranked[place][1]], device)
@@ -51,12 +56,24 @@ def save_pictures(
         marked = outline(small, np.asarray(Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST)))
         sheet = Image.new("RGB", (2 * size[0], size[1]))
         sheet.paste(marked, (0, 0))
-        sheet.paste(overlay(small, heat.numpy(), (low, high)), (size[0], 0))
+        above = Image.fromarray(heat.numpy() >= threshold).resize(size, Image.Resampling.NEAREST)
+        sheet.paste(outline(overlay(small, heat.numpy(), (low, high)), np.asarray(above)), (size[0], 0))
         target = path.with_name(f"{path.name}-{name}.jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(target, quality=85)
         written.append(target)
     return written
+
+
+def _pixel_threshold(method: Method, data: BenchmarkDataModule, device: torch.device) -> float:
+    """The value that a map of a normal image reaches with a probability of at most 5 %; infinite with too few."""
+    normal = [number for number, record in enumerate(data.select("test")) if record.label == 0]
+    if len(normal) < images_needed(_ALPHA):
+        return float("inf")
+    chosen = [normal[i] for i in np.linspace(0, len(normal) - 1, min(len(normal), _NORMAL)).astype(int)]
+    dataset = data.dataset("test")
+    maxima = [float(_predict(method, dataset[number], device)[0].max()) for number in chosen]
+    return RegionRule.of_maxima(maxima, _ALPHA).pixel_threshold
 
 
 def _places(number: int) -> Sequence[tuple[str, int]]:

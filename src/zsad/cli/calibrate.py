@@ -23,6 +23,7 @@ from zsad.inference.calibration import Seen, card_of, pixel_quantile, refuse_ref
 from zsad.inference.files import FileList
 from zsad.inference.identity import model_identity, protocol_identity
 from zsad.inference.rows import Row
+from zsad.inference.shipped import ship
 from zsad.inference.writer import RowWriter
 
 _HIGHEST = 5
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     add("--mm-per-pixel", type=float, metavar="MM", help="kept in the card; --min-area is then in mm2")
     add("--evaluate", action="store_true", help="random splits and held-out images, in the page beside the card")
     add("--pooled", action="store_true", help="let the card serve other classes too, without a promise")
+    add("--into", metavar="PLACE", help="the --checkpoint, file or folder, which is to carry the card from then on")
     add("--add", action="store_true", help="add the class to the card that is there, or renew it")
     add("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
     add("--num-workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that read images")
@@ -113,6 +115,8 @@ def main(arguments: Sequence[str]) -> int:
         earlier.require(card.model, card.protocol)
         card = earlier.with_class(args.class_name, entry)
     card.save(args.out)
+    if args.into is not None:
+        console.print(f"The card is in {ship(card, args.into)} now: score with --calibration shipped.")
     halves.tell(console)
     say_promise(console, args.class_name, entry)
     say_labelled(console, entry)
@@ -138,6 +142,8 @@ def _rule(args: argparse.Namespace) -> Rule:
     rule = Rule.read(args.rule if args.rule is not None else f"far={0.05 if args.alpha is None else args.alpha!r}")
     if rule.name not in ("far", "any") and not args.anomalous:
         raise ValueError(f"The rule {rule} needs normal and anomalous images: give --anomalous, or take --alpha 0.05.")
+    if args.into is not None and args.into != args.checkpoint:
+        raise ValueError(f"--into {args.into} must be the --checkpoint that scores, got {args.checkpoint}.")
     if (args.pixel_images or args.pixel_quantile) and args.pixel_threshold is not None:
         raise ValueError(f"--pixel-threshold {args.pixel_threshold:g} beside --pixel-images: take one of them.")
     if args.pixel_quantile is not None and not args.pixel_images:

@@ -44,6 +44,23 @@ def method_table() -> str:
     return "\n".join(lines)
 
 
+def chosen_card(args: argparse.Namespace) -> "Card | None":
+    """Return the card that ``--calibration`` means: a file, or the one that the checkpoint ships.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CardError: It is no card, or the checkpoint ships none.
+    """
+    from zsad.decision import Card
+    from zsad.inference.shipped import SHIPPED, shipped_card
+
+    if args.calibration is None:
+        return None
+    if str(args.calibration) == SHIPPED:
+        return shipped_card(args.checkpoint, args.precision or "32")
+    return Card.load(args.calibration)
+
+
 def chosen_model(args: argparse.Namespace, card: "Card | None" = None) -> dict[str, Any]:
     """Return the arguments of :func:`zsad.load_model` that the options and, where they are silent, a card ask for.
 

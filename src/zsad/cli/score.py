@@ -17,7 +17,7 @@ from zsad import __version__
 from zsad.cli.drift import recalibrate
 from zsad.cli.explain import OWN, Explanations
 from zsad.cli.exported import open_exported
-from zsad.cli.model_options import chosen_model
+from zsad.cli.model_options import chosen_card, chosen_model
 from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
 from zsad.cli.score_summary import summary
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     _tell_passed(console, files)
     if not len(files):
         raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
-    card = None if args.calibration is None else Card.load(args.calibration)
+    card = chosen_card(args)
     if card is not None and args.threshold is not None:
         raise ValueError(f"--threshold {args.threshold:g} beside --calibration: the card decides. Take one of them.")
     if card is None and args.fdr is not None:

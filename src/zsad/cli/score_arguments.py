@@ -27,7 +27,10 @@ def parser() -> argparse.ArgumentParser:
     add_model_options(made)
     add_exported_options(made)
     made.add_argument(
-        "--calibration", type=Path, metavar="CARD", help="of 'zsad calibrate': labels, p-values, regions, warnings"
+        "--calibration",
+        type=Path,
+        metavar="CARD",
+        help="of 'zsad calibrate': labels, p-values, regions, warnings; 'shipped': the checkpoint's own",
     )
     made.add_argument(
         "--panel", metavar="FILE", help="compare with these images, a panel.safetensors of another run (MuSc)"

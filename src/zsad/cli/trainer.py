@@ -15,11 +15,13 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 
+from zsad.cli.judging import Judge
 from zsad.cli.mistakes import check_options, one_line, pairs
 from zsad.cli.tested import write_test
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
 from zsad.datamodules import GROUP as DATA_GROUP
 from zsad.datamodules.outside import find_outside
+from zsad.decision import Card
 from zsad.inference import adapters
 from zsad.inference.loading import UNTRAINED
 from zsad.methods import GROUP as METHOD_GROUP
@@ -41,14 +43,22 @@ class MapWriter(BasePredictionWriter):
 
     Args:
         folder: Made if it does not exist; an earlier ``predictions.jsonl`` in it is replaced.
+        card: Of the model, for labels, p-values and regions.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, card: Card | None = None) -> None:
         super().__init__(write_interval="batch")
         self.folder = Path(folder)
+        self.judge = None if card is None else Judge(card)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start a new file; each process of a distributed run has its own."""
+        """Start a new file; each process of a distributed run has its own.
+
+        Raises:
+            CardError: The card is of another model, or lacks a class.
+        """
+        if self.judge is not None:
+            self.judge.check(trainer, pl_module)
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
         rank = "" if trainer.world_size == 1 else f"-{trainer.global_rank}"
         self._rows = self.folder / f"predictions{rank}.jsonl"
@@ -72,8 +82,13 @@ class MapWriter(BasePredictionWriter):
                 map_file = self._map_file(path, name, getattr(getattr(trainer, "datamodule", None), "root", None))
                 (self.folder / map_file).parent.mkdir(parents=True, exist_ok=True)
                 np.save(self.folder / map_file, prediction.anomaly_map[number].float().cpu().numpy())
-                row = {"path": path, "class_name": name, "score": float(prediction.pred_score[number]), "map": map_file}
+                score = float(prediction.pred_score[number])
+                row: dict[str, Any] = {"path": path, "class_name": name, "score": score, "map": map_file}
                 row["warning"] = batch["warning"][number] if "warning" in batch else None
+                if self.judge is not None:
+                    judged = self.judge.of(path, name, score, prediction.anomaly_map[number])
+                    doubts = filter(None, (row["warning"], judged["warning"]))
+                    row |= judged | {"warning": " ".join(doubts) or None}
                 file.write(json.dumps(row) + "\n")
 
     def _map_file(self, image_path: str, class_name: str, root: Path | None) -> str:
@@ -92,8 +107,9 @@ class ZsadCLI(LightningCLI):
     """Lightning's command line with our defaults; methods and data sets go by class or registry name."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--out`` for the files that ``predict`` and ``test`` write."""
+        """Add ``--out`` for the files that ``predict`` and ``test`` write, and ``--calibration``."""
         parser.add_argument("--out", type=str, default="zsad-predictions", help="folder that predict and test write to")
+        parser.add_argument("--calibration", type=str, default=None, help="of predict: card of 'zsad calibrate'")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the arguments, and remember which options of the model were given by hand."""
@@ -141,7 +157,8 @@ class ZsadCLI(LightningCLI):
             kwargs["max_epochs"] = self.model.published_epochs
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "predict":
-            trainer.callbacks.append(MapWriter(self.config.predict.out))  # type: ignore[attr-defined]
+            card = None if self.config.predict.calibration is None else Card.load(self.config.predict.calibration)
+            trainer.callbacks.append(MapWriter(self.config.predict.out, card))  # type: ignore[attr-defined]
         return trainer
 
     def before_test(self) -> None:

@@ -23,7 +23,7 @@ def finish(folder: Path, page: bool | None = None, parquet: bool | None = None) 
         parquet: Whether there is a Parquet file; None writes it again if there is one.
 
     Raises:
-        ModuleNotFoundError: pyarrow is not installed.
+        ValueError: pyarrow is not installed.
     """
     if (folder / INDEX).exists() if page is None else page:
         write_index(folder)

@@ -30,7 +30,7 @@ READERS = min(4, os.cpu_count() or 1)
 """Threads that read images ahead, unless something else is asked for."""
 
 _GAP = 2  # times the model's pixels that a picture keeps when it is decoded small: resizing then does most of the work
-_CALIBRATED = "This image is one of the calibration images: its p-value says nothing new."
+CALIBRATED = "This image is one of the calibration images: its p-value says nothing new."
 
 
 class BasePredictor(ABC):
@@ -259,7 +259,7 @@ class BasePredictor(ABC):
             regions = entry is not None and entry.regions is not None and size != "native"
             if (regions or self.keeps_maps) and not failed:
                 model_map = outcome.map
-            doubts = (one.warning, outcome.warning, _CALIBRATED if one.pixels in known else None)
+            doubts = (one.warning, outcome.warning, CALIBRATED if one.pixels in known else None)
             results.append(
                 Result(
                     outcome.score,

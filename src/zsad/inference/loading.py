@@ -60,7 +60,8 @@ def load_model(
         device: ``"auto"`` for the first accelerator, or a torch device.
         batch_size: Images per forward pass.
         explain: Whether results carry an explanation; for methods that have one (ALFA).
-        calibration: A card of 'zsad calibrate' or of :meth:`Predictor.calibrate`, or its file, for p-values and labels.
+        calibration: A card of 'zsad calibrate' or of :meth:`Predictor.calibrate`, or its file, for p-values and labels;
+            ``"shipped"`` is the one that comes with the checkpoint.
         offline: True fetches no adapters; None leaves it to ``HF_HUB_OFFLINE`` and ``ZSAD_OFFLINE``.
         accept_noncommercial: Leave out the sentence about adapters whose data forbid commercial use.
         precision: Of the backbone's blocks, see :class:`Predictor`; a loaded backbone that is given is copied for it.
@@ -92,6 +93,7 @@ def load_model(
     from zsad.images.levels import ReadOptions
     from zsad.inference import adapters
     from zsad.inference.predictor import Predictor
+    from zsad.inference.shipped import SHIPPED, shipped_card
     from zsad.methods import get_method
     from zsad.methods.pretrained import weights_file
 
@@ -103,6 +105,7 @@ def load_model(
     panel = options.pop("panel") if kind.transductive and isinstance(options.get("panel"), (str, Path)) else None
     if backbone == PUBLISHED:
         backbone = kind.published_backbone
+    place = None if checkpoint == UNTRAINED else checkpoint
     entry = None if checkpoint == UNTRAINED else adapters.choose(kind, checkpoint)
     if entry is not None:
         backbone = adapters.fitting_backbone(entry, backbone)
@@ -117,6 +120,8 @@ def load_model(
             f"Train it ('zsad fit --model {kind.__name__} --data ...') and pass checkpoint='....ckpt', "
             f"or ask for it by name with checkpoint='{UNTRAINED}'."
         )
+    if calibration == SHIPPED:
+        calibration = shipped_card(None if entry is not None else place, precision, bool(offline))
     if isinstance(backbone, Clip) and backbone.precision != precision:
         backbone = copy.deepcopy(backbone)  # others may use it as it is
     try:

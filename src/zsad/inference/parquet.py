@@ -21,12 +21,12 @@ def require_parquet() -> Any:
     """Return pyarrow.
 
     Raises:
-        ModuleNotFoundError: It is not installed.
+        ValueError: It is not installed.
     """
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('Parquet needs pyarrow: pip install "zsad[parquet]".', name="pyarrow") from error
+        raise ValueError('Parquet needs pyarrow: pip install "zsad[parquet]".') from error
     return pyarrow
 
 
@@ -38,7 +38,7 @@ def write_parquet(folder: Path, rows: Iterable[Row]) -> Path:
         rows: In order; few are in memory at a time.
 
     Raises:
-        ModuleNotFoundError: pyarrow is not installed.
+        ValueError: pyarrow is not installed.
     """
     arrow = require_parquet()
     names = (*COLUMNS, *JSON_ONLY)

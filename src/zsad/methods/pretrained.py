@@ -3,9 +3,11 @@
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from zsad import __version__
 from zsad.clip.loading import hub_repository
@@ -15,13 +17,16 @@ from zsad.weights import card
 from zsad.weights.checkpoints import CheckpointError
 from zsad.weights.expected import DownloadError, digest
 from zsad.weights.fetch import UnreachableError
-from zsad.weights.hub import endpoint, hub_file, is_of_network
+from zsad.weights.files import write_whole
+from zsad.weights.hub import endpoint, hub_file, hub_files, is_of_network
 from zsad.weights.places import offline_reason
 from zsad.weights.registry import table
 from zsad.weights.store import NotHereError
 
 ADAPTERS = "adapters.safetensors"
 CONFIG = "config.json"
+CARDS = "calibration"
+"""Folder of the calibration cards that come with the parameters."""
 _HUB = "hub:"
 
 
@@ -66,6 +71,42 @@ def weights_file(
     return path
 
 
+def cards_folder(place: str | Path, local_files_only: bool = False) -> Path | None:
+    """Return the folder that learned parameters and their cards lie in; None if the place is a file.
+
+    Args:
+        place: As for :func:`weights_file`.
+        local_files_only: As for :func:`weights_file`.
+
+    Raises:
+        FileNotFoundError: A repository is not here and there is no network.
+        DownloadError: The Hub has no such repository.
+    """
+    if not str(place).startswith(_HUB):
+        return Path(place) if Path(place).is_dir() else None
+    folder = weights_file(place, local_files_only=local_files_only).parent
+    if not local_files_only and offline_reason() is None:
+        repository, _, revision = str(place).removeprefix(_HUB).partition("@")
+        hub_files(repository, f"{CARDS}/*.json", revision or None)
+    return folder
+
+
+def write_cards(folder: Path, cards: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write calibration cards, as JSON has them, where a folder of parameters keeps them, and return their paths.
+
+    The name says class, precision and runtime: one of the same replaces what was there.
+    """
+    paths = []
+    for one in cards:
+        for name in one["classes"]:
+            words = [quote(name, safe=" "), *(one["model"].get(key) for key in ("precision", "runtime"))]
+            kept = [word for word in words if word not in (None, "32", "torch")]
+            path = folder / CARDS / f"{'.'.join(map(str, kept))}.json"
+            single = {**one, "classes": {name: one["classes"][name]}}
+            paths.append(write_whole(path, (json.dumps(single, indent=1) + "\n").encode()))
+    return paths
+
+
 def locate(place: str | Path, revision: str | None, token: str | bool | None, local_files_only: bool) -> Path:
     """Return the file that ``from_pretrained`` is asked for: by a path, a published name, or a repository.
 
@@ -106,16 +147,17 @@ def save_folder(
     """
     found = [] if results is None else card.read_results(results, type(model).__name__.lower())
     folder = Path(folder)
-    (folder / "calibration").mkdir(parents=True, exist_ok=True)
-    kept = model.trained_on
+    (folder / CARDS).mkdir(parents=True, exist_ok=True)
+    kept, cards = model.trained_on, model.cards
     local = {name: model.hparams.pop(name) for name in _LOCAL if name in model.hparams}
-    model.trained_on = public_training(kept)
+    model.trained_on, model.cards = public_training(kept), []  # cards lie beside, not inside
     try:
         model.save_weights(folder / ADAPTERS)
         config = describe(model)
     finally:
-        model.trained_on = kept
+        model.trained_on, model.cards = kept, cards
         model.hparams.update(local)
+    write_cards(folder, cards)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
     hashes = {name: digest(folder / name) for name in (ADAPTERS, CONFIG)}
     page = card.render(config, hashes, found, licence, repository, command)

@@ -82,6 +82,8 @@ class TrainedMethod(CachedFeatures):
         self.cache_dir = cache_dir
         self.allow_same_data = allow_same_data
         self._trained_on: list[dict[str, Any]] = []
+        self.cards: list[dict[str, Any]] = []
+        """Calibration cards that came with the parameters, as JSON has them; a fit drops them."""
         self._warned = False
         self._first_epoch = 0
 
@@ -144,6 +146,7 @@ class TrainedMethod(CachedFeatures):
 
     def on_train_epoch_start(self) -> None:
         """Seed random augmentation in this process by epoch, so that a resumed fit continues alike."""
+        self.cards = []
         loader = self.trainer.train_dataloader
         if isinstance(loader, DataLoader) and loader.num_workers == 0 and not isinstance(loader.dataset, CachedSamples):
             torch.manual_seed(self.seed + self.current_epoch)
@@ -185,11 +188,14 @@ class TrainedMethod(CachedFeatures):
         """Add what the model was trained on."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["zsad"]["trained_on"] = as_data_sets(self.trained_on)
+        if self.cards:
+            checkpoint["zsad"]["calibration"] = self.cards
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the checkpoint and read what it was trained on."""
         super().on_load_checkpoint(checkpoint)
         self.trained_on = checkpoint.get("zsad", {}).get("trained_on", [])
+        self.cards = list(checkpoint.get("zsad", {}).get("calibration") or [])
         if self._trainer is not None and self._trainer.state.fn == "fit":
             # a loader with workers asks for its first indices before the Trainer says which epoch it is
             progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {})

@@ -67,6 +67,29 @@ def hub_file(repository: str, file: str, revision: str | None, *, repo_type: str
     return Path(found)
 
 
+def hub_files(repository: str, pattern: str, revision: str | None) -> Path:
+    """Fetch the files of a repository whose paths match a pattern, and return the folder in the Hub's cache.
+
+    Raises:
+        UnreachableError: There is no network.
+        DownloadError: The Hub has no such repository, or refuses it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    host = urlsplit(endpoint()).netloc
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[pattern], endpoint=endpoint()))
+    except LocalEntryNotFoundError as error:
+        raise UnreachableError(host, _first_line(error.__cause__ or error), 1) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise DownloadError(f"Cannot list '{repository}' at {host}: {_first_line(error)}") from error
+    except Exception as error:
+        if not is_of_network(error):
+            raise
+        raise UnreachableError(host, _first_line(error), 1) from error
+
+
 def is_of_network(error: BaseException) -> bool:
     """Return whether an error is one of a connection; the Hub's client has changed its HTTP library more than once."""
     libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
