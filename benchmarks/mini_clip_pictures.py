@@ -34,16 +34,19 @@ class Pool:
         size: Number of pictures kept.
         stream: Seeds count up from ``stream * 10**9``.
         fresh: Pictures drawn anew per batch.
+        first: Pictures drawn before the first batch; None for all. The pool grows from there.
     """
 
-    def __init__(self, size: int, stream: int, fresh: int) -> None:
+    def __init__(self, size: int, stream: int, fresh: int, first: int | None = None) -> None:
         self.rng = np.random.default_rng((77, stream))
         self.next_seed, self.fresh, self.oldest = stream * 10**9, fresh, 0
         self.image = np.zeros((size, SIZE, SIZE, 3), np.uint8)
         self.patch = np.zeros((size, GRID, GRID), np.int8)
         self.facts = np.zeros((size, 4), np.int64)
-        for place in range(size):
+        self.filled = size if first is None else min(first, size)
+        for place in range(self.filled):
             self._draw(place)
+        self.oldest = self.filled % size
 
     def _draw(self, place: int) -> None:
         number = int(self.rng.choice(len(SEEN_CLASSES), p=WEIGHTS / WEIGHTS.sum()))
@@ -60,8 +63,9 @@ class Pool:
         """Return ``n`` pictures, turned by quarters, mirrored, and 40% of them with permuted colour channels."""
         for _ in range(self.fresh):
             self._draw(self.oldest)
+            self.filled = max(self.filled, self.oldest + 1)
             self.oldest = (self.oldest + 1) % len(self.image)
-        chosen = self.rng.choice(len(self.image), n, replace=False)
+        chosen = self.rng.choice(self.filled, n, replace=False)
         images, patches = [], []
         for index in chosen:
             image, patch, quarter = self.image[index], self.patch[index], int(self.rng.integers(4))

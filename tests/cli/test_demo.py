@@ -11,7 +11,9 @@ from PIL import Image
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from zsad.cli import demo
+from zsad.cli.demo import main, scoring, tables
+from zsad.cli.demo.shown import chosen
+from zsad.cli.demo.training import train
 from zsad.clip import load_clip
 from zsad.inference import load_model
 from zsad.methods import METHODS, Method, get_method
@@ -27,12 +29,14 @@ def samples() -> list[SyntheticSample]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(samples: list[SyntheticSample]) -> dict[str, demo.Outcome]:
+def outcomes(samples: list[SyntheticSample]) -> dict[str, scoring.Outcome]:
     clip = load_clip("zsad-mini")
-    return demo.run({name: METHODS[name](backbone=clip) for name in ("clip", "maskclip")}, samples)
+    return scoring.run({name: METHODS[name](backbone=clip) for name in ("clip", "maskclip")}, samples)
 
 
-def test_metrics_are_those_of_scikit_learn(samples: list[SyntheticSample], outcomes: dict[str, demo.Outcome]) -> None:
+def test_metrics_are_those_of_scikit_learn(
+    samples: list[SyntheticSample], outcomes: dict[str, scoring.Outcome]
+) -> None:
     for name, outcome in outcomes.items():
         expected = []
         for class_name in HELD_OUT_CLASSES:
@@ -45,7 +49,9 @@ def test_metrics_are_those_of_scikit_learn(samples: list[SyntheticSample], outco
         assert outcome.metrics.mean["image_auroc"] == pytest.approx(np.mean(expected), abs=1e-6), name
 
 
-def test_methods_see_what_the_predictor_sees(samples: list[SyntheticSample], outcomes: dict[str, demo.Outcome]) -> None:
+def test_methods_see_what_the_predictor_sees(
+    samples: list[SyntheticSample], outcomes: dict[str, scoring.Outcome]
+) -> None:
     model = load_model("maskclip", "zsad-mini", device="cpu")
     for number in (0, 13, 39):
         result = model.predict(samples[number].image, samples[number].class_name)
@@ -53,28 +59,28 @@ def test_methods_see_what_the_predictor_sees(samples: list[SyntheticSample], out
         np.testing.assert_allclose(outcomes["maskclip"].maps[number], result.anomaly_map, atol=1e-5)
 
 
-def test_trivial_rows_come_last_and_a_prior_has_no_image_metrics(outcomes: dict[str, demo.Outcome]) -> None:
-    rows = demo.mean_rows(outcomes)
+def test_trivial_rows_come_last_and_a_prior_has_no_image_metrics(outcomes: dict[str, scoring.Outcome]) -> None:
+    rows = tables.mean_rows(outcomes)
     assert [row[0] for row in rows] == ["clip", "maskclip", "centre prior", "colour outlier"]
     assert rows[2][1:4] == [None, None, None]
     assert all(isinstance(cell, float) for cell in rows[3][1:])
-    classes = demo.class_rows(outcomes, "pixel_auroc")
+    classes = tables.class_rows(outcomes, "pixel_auroc")
     assert [row[0] for row in classes] == [*sorted(HELD_OUT_CLASSES), "mean"]
     per_class = np.array([row[1:] for row in classes[:-1]], dtype=float)
     np.testing.assert_allclose(per_class.mean(0), np.array(classes[-1][1:], dtype=float))
 
 
-def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, demo.Outcome]) -> None:
+def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, scoring.Outcome]) -> None:
     prior, outlier = outcomes["centre prior"], outcomes["colour outlier"]
     clip = outcomes["clip"]
 
     def wrong(part: Sequence[SyntheticSample]) -> Prediction:
         """A detector that takes the defects for normal: worse than chance."""
-        right = demo._colour_outlier(part)
+        right = scoring.by_colour(part)
         return Prediction(-right.anomaly_map, -right.pred_score)
 
-    upside_down = demo._evaluate(split_samples("held-out both", 20, 0), wrong)
-    sentence = demo.below_trivial({"wrong": upside_down, "centre prior": prior, "colour outlier": outlier})
+    upside_down = scoring.evaluate(split_samples("held-out both", 20, 0), wrong)
+    sentence = tables.below_trivial({"wrong": upside_down, "centre prior": prior, "colour outlier": outlier})
     assert re.fullmatch(
         r"Not better here than a score without any model, image AUROC [\d.]+: wrong \([\d.]+\); "
         r"pixel AUROC [\d.]+: wrong \([\d.]+\)\.",
@@ -82,24 +88,24 @@ def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, demo.Outcom
     )
     values = {name: one.metrics.mean["pixel_auroc"] for name, one in outcomes.items()}
     assert values["clip"] > max(values["centre prior"], values["colour outlier"])
-    assert "clip (" not in demo.below_trivial({"clip": clip, **outcomes}).partition("pixel AUROC")[2]
+    assert "clip (" not in tables.below_trivial({"clip": clip, **outcomes}).partition("pixel AUROC")[2]
 
 
 def test_training_free_means_without_a_loss() -> None:
-    assert set(demo.training_free()) == {name for name, kind in METHODS.items() if kind.loss is Method.loss}
-    assert {"clip", "clipac", "maskclip", "anovl"} <= set(demo.training_free())
-    assert "anomalyclip" not in demo.training_free()
+    assert set(scoring.training_free()) == {name for name, kind in METHODS.items() if kind.loss is Method.loss}
+    assert {"clip", "clipac", "maskclip", "anovl"} <= set(scoring.training_free())
+    assert "anomalyclip" not in scoring.training_free()
 
 
 def test_shown_pictures_are_the_first_of_their_kind(samples: list[SyntheticSample]) -> None:
-    chosen = demo.chosen(samples)
-    assert [bool(samples[number].defect) for number in chosen] == [True] * 10 + [False] * 4
-    assert {samples[number].class_name for number in chosen[:10]} == set(HELD_OUT_CLASSES)
-    assert chosen[10:] == [0, 1, 2, 3]
+    numbers = chosen(samples)
+    assert [bool(samples[number].defect) for number in numbers] == [True] * 10 + [False] * 4
+    assert {samples[number].class_name for number in numbers[:10]} == set(HELD_OUT_CLASSES)
+    assert numbers[10:] == [0, 1, 2, 3]
 
 
 def test_the_command_writes_page_table_and_heat_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--images", "20", "--out", str(tmp_path), "--device", "cpu", "--json"]) == 0
+    assert main(["--quick", "--images", "20", "--out", str(tmp_path), "--device", "cpu", "--json"]) == 0
     shown = capsys.readouterr()
     assert "synthetic, mini CLIP" in shown.err
     found = json.loads(shown.out)
@@ -108,7 +114,7 @@ def test_the_command_writes_page_table_and_heat_maps(tmp_path: Path, capsys: pyt
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "synthetic, mini CLIP" in html
     assert not re.search(r"https?://", html)
-    rows = [*(kind.__name__ for kind in demo.training_free().values()), "AnoVL, adapted"]
+    rows = [*(kind.__name__ for kind in scoring.training_free().values()), "AnoVL, adapted"]
     for name in (*rows, "centre prior", "colour outlier", *HELD_OUT_CLASSES):
         assert name in html
     heat_maps = tmp_path / "heatmaps"
@@ -124,7 +130,7 @@ def test_the_command_writes_page_table_and_heat_maps(tmp_path: Path, capsys: pyt
 def test_training_changes_every_method_that_learns_and_leaves_usable_files(tmp_path: Path) -> None:
     text = io.StringIO()
     clip = load_clip("zsad-mini")
-    methods = demo.train(clip, tmp_path, 0, Console(file=text, width=300), images=26, epochs=1)
+    methods = train(clip, tmp_path, 0, Console(file=text, width=300), images=26, epochs=1)
     learners = [kind.__name__ for kind in METHODS.values() if kind.loss is not Method.loss]
     assert {"VAND", "CoOp", "AnomalyCLIP", "AACLIP", "VisualAD", "MVFA"} <= set(learners)
     assert list(methods) == [f"{name}, trained" for name in learners]
@@ -132,7 +138,7 @@ def test_training_changes_every_method_that_learns_and_leaves_usable_files(tmp_p
     picture = split_samples("held-out both", 1)[0]
     for label, model in methods.items():
         name = label.partition(",")[0].lower()
-        score = demo._method(model.eval(), [picture]).pred_score
+        score = scoring.score(model.eval(), [picture]).pred_score
         (weights,) = [one for one in (tmp_path / "weights").glob(f"{name}-*.safetensors") if "stage" not in one.name]
         assert str(weights) in text.getvalue()
         again = load_model(name, clip, weights, device="cpu")
@@ -146,7 +152,7 @@ def test_tables_are_whole_at_80_columns() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     values = [90.25 + number for number in range(17)]
     rows: list[list[str | float | None]] = [["leather", *values], ["mean", *values]]
-    demo._print(console, "a title", ["class", *names], rows)
+    tables.print_whole(console, "a title", ["class", *names], rows)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     numbers = [word for line in lines if line.split()[:1] == ["leather"] for word in line.split()[1:]]

@@ -12,7 +12,7 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 import zsad
-from zsad.cli.demo import training_free
+from zsad.cli.demo.scoring import training_free
 from zsad.clip import Clip
 from zsad.datamodules import Folder
 from zsad.images import ImageError, load_rgb, to_tensor

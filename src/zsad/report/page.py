@@ -21,6 +21,10 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .note { background: var(--note); border-left: 4px solid var(--mark); padding: .6rem .9rem; }
 .quiet { color: var(--quiet); font-size: .85rem; }
 .wide, .chart { overflow-x: auto; max-width: 100%; }
+pre { max-width: 100%; overflow-x: auto; padding: .5rem .7rem; background: var(--tint); border-radius: 3px;
+  font: .82rem/1.45 ui-monospace, monospace; }
+.command { display: flex; gap: .7rem; align-items: center; } .command pre { margin: 0; user-select: all; }
+.command button { font: inherit; font-size: .8rem; cursor: pointer; }
 summary { cursor: pointer; margin: .6rem 0; }
 .beside { display: flex; flex-wrap: wrap; gap: 0 3rem; } .beside > * { max-width: 100%; }
 .chart .point { cursor: crosshair; } .chart .label { cursor: default; }
@@ -54,6 +58,12 @@ for (const head of document.querySelectorAll("thead th")) head.addEventListener(
   for (const other of table.querySelectorAll("thead th")) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
   [...body.rows].sort((a, b) => (up ? 1 : -1) * order(key(a), key(b))).forEach(row => body.append(row));
+});
+for (const button of document.querySelectorAll(".command button")) button.addEventListener("click", async () => {
+  const text = button.parentElement.querySelector("code");
+  getSelection().selectAllChildren(text);
+  try { await navigator.clipboard.writeText(text.textContent); button.textContent = "copied"; }
+  catch { button.textContent = "selected"; }
 });
 const tip = document.createElement("div");
 tip.id = "tip", tip.hidden = true, tip.setAttribute("role", "status"), document.body.append(tip);
@@ -106,6 +116,16 @@ def heading(text: str) -> str:
 def paragraph(text: str, kind: Literal["", "note", "quiet"] = "") -> str:
     """Return a paragraph of plain text; ``"note"`` makes it stand out, ``"quiet"`` small."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def command(line: str) -> str:
+    """Return a command line with a button that copies it."""
+    return f'<div class="command"><pre><code>{escape(line)}</code></pre><button type="button">copy</button></div>'
+
+
+def output(text: str) -> str:
+    """Return what a program printed, line by line."""
+    return f"<pre>{escape(text)}</pre>"
 
 
 def table(

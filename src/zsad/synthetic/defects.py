@@ -24,7 +24,7 @@ def _polar(shape: tuple[int, ...], centre: Centre) -> tuple[FloatArray, FloatArr
     return dy, dx, np.hypot(dy, dx), np.arctan2(dy, dx)
 
 
-def _depth(rng: np.random.Generator, scene: Scene, centre: Centre, radius: float) -> FloatArray:
+def depth_of_blob(rng: np.random.Generator, scene: Scene, centre: Centre, radius: float) -> FloatArray:
     """Signed distance into an uneven blob in pixels, roughly: positive inside, 0 on its border."""
     _, _, distance, angle = _polar(scene.image.shape, centre)
     border = np.ones_like(angle)
@@ -34,12 +34,12 @@ def _depth(rng: np.random.Generator, scene: Scene, centre: Centre, radius: float
     return (radius * np.clip(border, 0.4, 1.8) * np.clip(stretch, 0.5, 1.5) - distance).astype(np.float32)
 
 
-def _soft(depth: FloatArray, width: float) -> FloatArray:
+def soft(depth: FloatArray, width: float) -> FloatArray:
     """Opacity that rises from 0 to 1 over ``width`` pixels around the border."""
     return np.clip(depth / width + 0.5, 0, 1)
 
 
-def _stroke(size: int, points: Sequence[tuple[float, float]], width: float) -> FloatArray:
+def stroke(size: int, points: Sequence[tuple[float, float]], width: float) -> FloatArray:
     """Opacity of a line through ``(y, x)`` points, drawn at three times the size."""
     canvas = Image.new("L", (3 * size, 3 * size))
     ImageDraw.Draw(canvas).line(
@@ -67,7 +67,7 @@ def _ends(centre: Centre, length: float, angle: float) -> list[tuple[float, floa
     return [(centre[0] - dy, centre[1] - dx), (centre[0] + dy, centre[1] + dx)]
 
 
-def _paint(image: FloatArray, colour: Sequence[float] | FloatArray, opacity: FloatArray) -> FloatArray:
+def paint(image: FloatArray, colour: Sequence[float] | FloatArray, opacity: FloatArray) -> FloatArray:
     """Cover the picture with a colour (or another picture)."""
     weight = opacity[..., None]
     return image * (1 - weight) + np.asarray(colour, np.float32) * weight
@@ -103,39 +103,39 @@ def scratch(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) ->
         middle = (centre[0] + rng.normal(0, q / 4), centre[1] + rng.normal(0, q / 4))
         start, direction = _ends(middle, q * rng.uniform(1.5, 3.5), angle + rng.normal(0, 0.1)), angle
         points = _walk(rng, start[0], q * rng.uniform(1.5, 3.5), direction, 0.05)
-        opacity = np.maximum(opacity, _stroke(size, points, rng.uniform(0.7, 1.6) * size / 96))
-    return _paint(scene.image, _contrasting(rng, _spot_colour(scene, centre), 0.25), opacity), opacity
+        opacity = np.maximum(opacity, stroke(size, points, rng.uniform(0.7, 1.6) * size / 96))
+    return paint(scene.image, _contrasting(rng, _spot_colour(scene, centre), 0.25), opacity), opacity
 
 
 def crack(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A dark random walk with branches."""
     size, angle = len(scene.image), turn(rng)
     trunk = _walk(rng, centre, q * rng.uniform(1.8, 3), angle, 0.45)
-    opacity = _stroke(size, trunk, rng.uniform(1.0, 2.0) * size / 96)
+    opacity = stroke(size, trunk, rng.uniform(1.0, 2.0) * size / 96)
     for _ in range(rng.integers(0, 4)):
         root = trunk[rng.integers(1, len(trunk))]
         branch = _walk(
             rng, root, q * rng.uniform(0.5, 1.2), angle + rng.choice([-1, 1]) * rng.uniform(0.4, 1.2), 0.4, 6
         )
-        opacity = np.maximum(opacity, _stroke(size, branch, rng.uniform(0.7, 1.3) * size / 96))
-    return _paint(scene.image, _spot_colour(scene, centre) * rng.uniform(0.05, 0.35), opacity), opacity
+        opacity = np.maximum(opacity, stroke(size, branch, rng.uniform(0.7, 1.3) * size / 96))
+    return paint(scene.image, _spot_colour(scene, centre) * rng.uniform(0.05, 0.35), opacity), opacity
 
 
 def hole(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A blob that shows what lies beneath, with a bright rim."""
-    depth = _depth(rng, scene, centre, q * rng.uniform(0.35, 0.7))
-    image = scene.image + rng.uniform(0.05, 0.3) * (_soft(depth + 1.5, 1.5) - _soft(depth, 1.5))[..., None]
+    depth = depth_of_blob(rng, scene, centre, q * rng.uniform(0.35, 0.7))
+    image = scene.image + rng.uniform(0.05, 0.3) * (soft(depth + 1.5, 1.5) - soft(depth, 1.5))[..., None]
     beneath = _beneath(rng, scene) if rng.random() < 0.6 else np.float32(rng.uniform(0, 0.12)) * np.ones(3, np.float32)
-    return _paint(image, beneath, _soft(depth, 1.5)), _soft(depth + 1, 2)
+    return paint(image, beneath, soft(depth, 1.5)), soft(depth + 1, 2)
 
 
 def stain(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A soft blob, multiplied or painted with a colour."""
-    opacity = _soft(_depth(rng, scene, centre, q * rng.uniform(0.5, 1.0)), q * rng.uniform(0.2, 0.6))
+    opacity = soft(depth_of_blob(rng, scene, centre, q * rng.uniform(0.5, 1.0)), q * rng.uniform(0.2, 0.6))
     opacity = opacity * np.clip(1 + 0.2 * field(rng, len(scene.image), 6), 0.4, 1.2).clip(max=1)
     colour = np.asarray(any_colour(rng), np.float32)
     painted = scene.image * colour if rng.random() < 0.5 else np.broadcast_to(colour, scene.image.shape)
-    return _paint(scene.image, painted, opacity * np.float32(rng.uniform(0.55, 0.95))), opacity
+    return paint(scene.image, painted, opacity * np.float32(rng.uniform(0.55, 0.95))), opacity
 
 
 def contamination(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
@@ -144,27 +144,27 @@ def contamination(rng: np.random.Generator, scene: Scene, centre: Centre, q: flo
     opacity = np.zeros((size, size), np.float32)
     for _ in range(rng.integers(2, 7)):
         middle = (centre[0] + rng.normal(0, q / 2.5), centre[1] + rng.normal(0, q / 2.5))
-        opacity = np.maximum(opacity, _soft(_depth(rng, scene, middle, q * rng.uniform(0.12, 0.35)), 1.2))
+        opacity = np.maximum(opacity, soft(depth_of_blob(rng, scene, middle, q * rng.uniform(0.12, 0.35)), 1.2))
     grain = np.asarray(any_colour(rng), np.float32) + rng.uniform(0.05, 0.2) * field(rng, size, 1.5)[..., None]
-    return _paint(scene.image, np.clip(grain, 0, 1), opacity), opacity
+    return paint(scene.image, np.clip(grain, 0, 1), opacity), opacity
 
 
 def cut(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A slit with bright lips."""
     size = len(scene.image)
     points, width = _ends(centre, q * rng.uniform(1.2, 2.5), turn(rng)), rng.uniform(2, 4) * size / 96
-    slit, lips = _stroke(size, points, width * 0.6), _stroke(size, points, width)
-    image = _paint(scene.image, np.clip(_spot_colour(scene, centre) + rng.uniform(0.1, 0.4), 0, 1), lips)
-    return _paint(image, _beneath(rng, scene) * np.float32(rng.uniform(0.1, 0.6)), slit), lips
+    slit, lips = stroke(size, points, width * 0.6), stroke(size, points, width)
+    image = paint(scene.image, np.clip(_spot_colour(scene, centre) + rng.uniform(0.1, 0.4), 0, 1), lips)
+    return paint(image, _beneath(rng, scene) * np.float32(rng.uniform(0.1, 0.6)), slit), lips
 
 
 def missing(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A piece replaced by the ground, or by the blurred surface of a texture."""
-    opacity = _soft(_depth(rng, scene, centre, q * rng.uniform(0.5, 0.95)), 1.5)
+    opacity = soft(depth_of_blob(rng, scene, centre, q * rng.uniform(0.5, 0.95)), 1.5)
     if scene.background is not None:
-        return _paint(scene.image, scene.background, opacity), opacity
+        return paint(scene.image, scene.background, opacity), opacity
     blurred = ndimage.gaussian_filter(scene.image, (5, 5, 0))
-    return _paint(scene.image, np.clip(blurred + rng.choice([-1, 1]) * rng.uniform(0.08, 0.25), 0, 1), opacity), opacity
+    return paint(scene.image, np.clip(blurred + rng.choice([-1, 1]) * rng.uniform(0.08, 0.25), 0, 1), opacity), opacity
 
 
 def broken(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
@@ -179,8 +179,8 @@ def broken(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> 
     ImageDraw.Draw(canvas).polygon(corners, fill=255)
     opacity = np.asarray(canvas.reduce(3), np.float32) / 255
     edge = np.clip(ndimage.gaussian_filter(opacity, 0.9) * 2, 0, 1)
-    image = _paint(scene.image, np.clip(_spot_colour(scene, centre) + rng.choice([-0.25, 0.25]), 0, 1), edge)
-    return _paint(image, _beneath(rng, scene), opacity), np.maximum(edge, opacity)
+    image = paint(scene.image, np.clip(_spot_colour(scene, centre) + rng.choice([-0.25, 0.25]), 0, 1), edge)
+    return paint(image, _beneath(rng, scene), opacity), np.maximum(edge, opacity)
 
 
 def fold(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
@@ -189,7 +189,7 @@ def fold(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tu
     angle, width, length = turn(rng), q * rng.uniform(0.15, 0.3), q * rng.uniform(1.2, 2.5)
     across, along = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
     across = across + rng.uniform(-0.01, 0.01) * along**2
-    envelope = np.exp(-0.5 * (across / width) ** 2) * _soft(length - np.abs(along), 4)
+    envelope = np.exp(-0.5 * (across / width) ** 2) * soft(length - np.abs(along), 4)
     shading = 1.65 * across / width * envelope
     return scene.image + (rng.uniform(0.2, 0.45) * shading)[..., None], np.abs(shading).astype(np.float32)
 
@@ -209,16 +209,16 @@ def misprint(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -
                     centre[1] + along * np.cos(angle) - across * np.sin(angle),
                 )
             )
-        opacity = np.maximum(opacity, _stroke(size, points, rng.uniform(1, 2) * size / 96))
-    return _paint(scene.image, colour, opacity), opacity
+        opacity = np.maximum(opacity, stroke(size, points, rng.uniform(1, 2) * size / 96))
+    return paint(scene.image, colour, opacity), opacity
 
 
 def discolor(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A blob with permuted or scaled colour channels."""
-    opacity = _soft(_depth(rng, scene, centre, q * rng.uniform(0.6, 1.1)), rng.uniform(1.5, 5))
+    opacity = soft(depth_of_blob(rng, scene, centre, q * rng.uniform(0.6, 1.1)), rng.uniform(1.5, 5))
     scaled = scene.image * rng.uniform(0.4, 1.6, 3).astype(np.float32)
     changed = scene.image[..., rng.permutation(3)] if rng.random() < 0.4 else scaled
-    return _paint(scene.image, np.clip(changed, 0, 1), opacity), opacity
+    return paint(scene.image, np.clip(changed, 0, 1), opacity), opacity
 
 
 def misplaced(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
@@ -226,18 +226,18 @@ def misplaced(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) 
     size = len(scene.image)
     turned = np.rot90(scene.image, int(rng.choice([1, 3])))
     changed = np.roll(turned, tuple(rng.integers(size // 4, 3 * size // 4, 2)), (0, 1))
-    opacity = _soft(_depth(rng, scene, centre, q * rng.uniform(0.6, 1.0)), 1.5)
-    return _paint(scene.image, changed, opacity), opacity
+    opacity = soft(depth_of_blob(rng, scene, centre, q * rng.uniform(0.6, 1.0)), 1.5)
+    return paint(scene.image, changed, opacity), opacity
 
 
 def burn(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A dark blob with a brown ring."""
-    depth = _depth(rng, scene, centre, q * rng.uniform(0.4, 0.8)) + 0.8 * field(rng, len(scene.image), 4)
-    ring, core = _soft(depth + q * 0.2, q * 0.4), _soft(depth, q * 0.3)
-    image = _paint(
+    depth = depth_of_blob(rng, scene, centre, q * rng.uniform(0.4, 0.8)) + 0.8 * field(rng, len(scene.image), 4)
+    ring, core = soft(depth + q * 0.2, q * 0.4), soft(depth, q * 0.3)
+    image = paint(
         scene.image, scene.image * np.array([0.6, 0.4, 0.25], np.float32), ring * np.float32(rng.uniform(0.6, 1))
     )
-    return _paint(image, np.full(3, rng.uniform(0.02, 0.12)), core * np.float32(rng.uniform(0.7, 1))), ring
+    return paint(image, np.full(3, rng.uniform(0.02, 0.12)), core * np.float32(rng.uniform(0.7, 1))), ring
 
 
 def smear(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
@@ -245,8 +245,8 @@ def smear(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> t
     axis, length = int(rng.integers(2)), q * rng.uniform(0.8, 1.6)
     blurred = ndimage.uniform_filter1d(scene.image, max(3, int(length)), axis=axis)
     blurred = ndimage.uniform_filter1d(blurred, 3, axis=1 - axis) + np.float32(rng.normal(0, 0.05))
-    opacity = _soft(_depth(rng, scene, centre, q * rng.uniform(0.7, 1.2)), 3)
-    return _paint(scene.image, np.clip(blurred, 0, 1), opacity), opacity
+    opacity = soft(depth_of_blob(rng, scene, centre, q * rng.uniform(0.7, 1.2)), 3)
+    return paint(scene.image, np.clip(blurred, 0, 1), opacity), opacity
 
 
 def bubble(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
@@ -261,7 +261,7 @@ def bubble(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> 
             -0.5 * (_polar(image.shape, (middle[0] - radius / 3, middle[1] - radius / 3))[2] / (radius / 4)) ** 2
         )
         image = image + (rng.uniform(0.2, 0.45) * ring + rng.uniform(0.2, 0.5) * light)[..., None]
-        total = np.maximum(total, np.maximum(ring, _soft(radius - distance, 2)))
+        total = np.maximum(total, np.maximum(ring, soft(radius - distance, 2)))
     return image, total
 
 
@@ -270,8 +270,8 @@ def thread(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> 
     size, angle = len(scene.image), turn(rng)
     length = q * rng.uniform(2, 4)
     start = (centre[0] - length / 2 * np.sin(angle), centre[1] - length / 2 * np.cos(angle))
-    opacity = _stroke(size, _walk(rng, start, length, angle, 0.3, 16), rng.uniform(0.8, 1.6) * size / 96)
-    return _paint(scene.image, any_colour(rng), opacity), opacity
+    opacity = stroke(size, _walk(rng, start, length, angle, 0.3, 16), rng.uniform(0.8, 1.6) * size / 96)
+    return paint(scene.image, any_colour(rng), opacity), opacity
 
 
 def dent(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
@@ -287,9 +287,9 @@ def dent(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tu
 def glue(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tuple[FloatArray, FloatArray]:
     """A translucent blob with a highlight and a rim."""
     radius = q * rng.uniform(0.5, 0.9)
-    depth = _depth(rng, scene, centre, radius)
-    opacity = _soft(depth, 1.5)
-    image = _paint(
+    depth = depth_of_blob(rng, scene, centre, radius)
+    opacity = soft(depth, 1.5)
+    image = paint(
         scene.image,
         hsv(rng.uniform(0.08, 0.2), rng.uniform(0, 0.5), rng.uniform(0.7, 1)),
         opacity * np.float32(rng.uniform(0.25, 0.5)),

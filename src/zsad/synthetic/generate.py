@@ -12,6 +12,8 @@ from zsad.synthetic.noise import BoolArray, FloatArray
 from zsad.synthetic.objects import HELD_OUT_OBJECTS, OBJECTS, SEEN_OBJECTS
 from zsad.synthetic.scene import Scene, camera, flawless
 from zsad.synthetic.textures import HELD_OUT_TEXTURES, SEEN_TEXTURES, TEXTURES
+from zsad.synthetic.wider import WIDER_OBJECTS, WIDER_TEXTURES
+from zsad.synthetic.wider_defects import WIDER_DEFECTS, WIDER_ON_TOP
 
 GENERATOR_VERSION = 1
 """Raised whenever a change of the generator changes pictures; stored with the weights trained on them."""
@@ -24,6 +26,9 @@ SEEN_CLASSES: tuple[str, ...] = (*SEEN_TEXTURES, *SEEN_OBJECTS)
 
 HELD_OUT_CLASSES: tuple[str, ...] = (*HELD_OUT_TEXTURES, *HELD_OUT_OBJECTS)
 """Classes that the mini CLIP never saw."""
+
+WIDER_CLASSES: tuple[str, ...] = (*WIDER_TEXTURES, *WIDER_OBJECTS)
+"""Classes built at random for pretraining only: in no test set, and without a name in captions."""
 
 LEAST_PIXELS = 12
 """A defect covers at least this many pixels (of 96 x 96; more on larger pictures, in proportion)."""
@@ -78,12 +83,15 @@ def _damage(rng: np.random.Generator, scene: Scene, defect: str) -> tuple[FloatA
     least_pixels = LEAST_PIXELS * (size / 96) ** 2
     for attempt in range(TRIES):
         q = rng.uniform(0.07, 0.20) * size * (1 + 0.05 * attempt)
-        changed, soft = DEFECTS[defect](rng, scene, _centre(rng, scene, defect), q)
-        mask = soft > 0.25
-        if scene.background is not None and defect not in ON_TOP:
+        changed, soft = (DEFECTS | WIDER_DEFECTS)[defect](rng, scene, _centre(rng, scene, defect), q)
+        mask, clipped = (
+            soft > 0.25,
+            scene.background is not None and defect not in ON_TOP | WIDER_ON_TOP,
+        )
+        if clipped:
             mask = mask & scene.foreground
         near = ndimage.binary_dilation(mask, iterations=2)
-        if scene.background is not None and defect not in ON_TOP:
+        if clipped:
             near &= scene.foreground
         image = np.where(near[..., None], np.clip(changed, 0, 1), scene.image).astype(np.float32)
         pixels = int(mask.sum())
@@ -130,9 +138,9 @@ def generate(
         >>> sample.image.shape, bool(sample.mask.any())
         ((96, 96, 3), True)
     """
-    if class_name not in CLASSES:
+    if class_name not in CLASSES and class_name not in WIDER_CLASSES:
         raise ValueError(f"Unknown synthetic class {class_name!r}; choose one of: {', '.join(CLASSES)}.")
-    if defect and defect not in DEFECTS:
+    if defect and defect not in DEFECTS and defect not in WIDER_DEFECTS:
         raise ValueError(f"Unknown synthetic defect {defect!r}; choose '' (normal) or one of: {', '.join(DEFECTS)}.")
     if seed < 0:
         raise ValueError(f"seed must be >= 0, got {seed}.")

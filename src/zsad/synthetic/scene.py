@@ -10,6 +10,7 @@ from zsad.synthetic.noise import BoolArray, FloatArray, field, hsv, uv
 from zsad.synthetic.objects import OBJECTS
 from zsad.synthetic.pen import Pen
 from zsad.synthetic.textures import TEXTURES
+from zsad.synthetic.wider import WIDER_OBJECTS, WIDER_TEXTURES
 
 GROUNDS = ("wood", "fabric", "concrete", "metal")
 """Textures that objects may lie on (all of them are among the seen classes)."""
@@ -40,7 +41,7 @@ def _ground(rng: np.random.Generator, size: int) -> FloatArray:
 
 def _object_scene(rng: np.random.Generator, class_name: str, size: int) -> Scene:
     pen = Pen(2 * size)
-    OBJECTS[class_name](rng, pen)
+    (OBJECTS | WIDER_OBJECTS)[class_name](rng, pen)
     angle = rng.uniform(-np.pi, np.pi) if rng.random() < 0.5 else rng.normal(0, 0.07)
     scale, side = rng.uniform(0.75, 1.05), 2 * size
     shift = rng.normal(0, 3 / 96 * side, 2)
@@ -66,9 +67,9 @@ def _object_scene(rng: np.random.Generator, class_name: str, size: int) -> Scene
 
 def flawless(rng: np.random.Generator, class_name: str, size: int) -> Scene:
     """Return the normal picture of a class, before any defect and any camera effect."""
-    if class_name in OBJECTS:
+    if class_name in OBJECTS or class_name in WIDER_OBJECTS:
         return _object_scene(rng, class_name, size)
-    image = np.clip(TEXTURES[class_name](rng, size), 0, 1).astype(np.float32)
+    image = np.clip((TEXTURES | WIDER_TEXTURES)[class_name](rng, size), 0, 1).astype(np.float32)
     return Scene(image, np.ones((size, size), bool), None)
 
 

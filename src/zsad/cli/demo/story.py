@@ -1,0 +1,83 @@
+"""Steps with a command each: run as the command line runs them, and told on the page with what came out."""
+
+import contextlib
+import io
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from zsad.report import page
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the story.
+
+    Args:
+        title: Heading, without its number.
+        text: What happens and why, for someone who sees it for the first time.
+        command: Arguments of ``zsad``, first the name of the command.
+        tell: Returns parts of the page, from what the command left; called after it.
+        needs: What to install where the step cannot run without, e.g. ``"zsad[onnx]"``; its modules are ``modules``.
+        modules: Modules without which the step is left out.
+    """
+
+    title: str
+    text: str
+    command: Sequence[str]
+    tell: Callable[[], list[str]]
+    needs: str = ""
+    modules: Sequence[str] = ()
+
+    @property
+    def line(self) -> str:
+        """The command as one types it."""
+        return shlex.join(["zsad", *self.command])
+
+
+def tell(steps: Sequence[Step], console: Console) -> Iterator[str]:
+    """Run the steps one after the other, and yield their parts of the page.
+
+    Raises:
+        RuntimeError: A command did not end well.
+    """
+    for number, step in enumerate(steps, start=1):
+        console.print(f"[bold]{number}. {step.title}[/bold]\n   {step.line}", soft_wrap=True, highlight=False)
+        yield page.heading(f"{number}. {step.title}")
+        yield page.paragraph(step.text)
+        yield page.command(step.line)
+        if missing := [name for name in step.modules if not _is_here(name)]:
+            said = f"Left out: {', '.join(missing)} is not installed; pip install {step.needs!r} brings it."
+            console.print(f"   {said}", soft_wrap=True, highlight=False)
+            yield page.paragraph(said, "note")
+            continue
+        start = time.perf_counter()
+        said = run(step.command)
+        seconds = time.perf_counter() - start
+        yield page.details(f"What it says ({seconds:.1f} s)", page.output(said))
+        yield from step.tell()
+
+
+def run(command: Sequence[str]) -> str:
+    """Return what a command of ``zsad`` prints.
+
+    Raises:
+        RuntimeError: It ends with another status than 0.
+    """
+    from zsad.cli.main import main
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = main(command)
+    if status:
+        raise RuntimeError(f"{shlex.join(['zsad', *command])} ended with status {status}: {said.getvalue().strip()}")
+    return said.getvalue().strip()
+
+
+def _is_here(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
