@@ -93,7 +93,7 @@ def coco(images: Sequence[Found], names: Sequence[str], model_version: str = "")
                     "bbox": list(region.box),
                     "area": region.area,
                     "segmentation": _segmentation(region, one.height, one.width),
-                    "iscrowd": 0,
+                    "iscrowd": int(len(region.rings) > 1),  # COCO's sign of run lengths
                     "score": region.score,
                 }
             )

@@ -3,8 +3,10 @@
 import os
 import re
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-from typing_extensions import Self
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def split(path: str | os.PathLike[str]) -> tuple[str, str]:
@@ -49,7 +51,7 @@ class Part:
     xywh: tuple[int, int, int, int] | None = None
 
     @classmethod
-    def read(cls, fragment: str) -> Self:
+    def read(cls, fragment: str) -> "Self":
         """Return what a fragment says.
 
         Raises:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
+from zsad.images.fragments import split
 from zsad.inference.rows import Row
 from zsad.inference.settings import read_settings, replace
 from zsad.inference.writer import read_rows
@@ -100,9 +101,7 @@ def _shown(row: Row, folder: Path, base: str, numbers: Mapping[str, int]) -> Sho
 
 def _link(path: str, folder: Path, base: str) -> str:
     """The address of a picture from the page: relative, so that both may move or be mounted elsewhere together."""
-    whole = os.path.join(base, path)
-    if "#" in whole and not os.path.lexists(whole):  # a page or a part of a file
-        whole = whole.rpartition("#")[0]
+    whole, _ = split(os.path.join(base, path))  # without the page or part of a file that is meant
     try:
         return _quoted(PurePath(os.path.relpath(whole, os.path.abspath(folder))).as_posix())
     except ValueError:  # another drive
