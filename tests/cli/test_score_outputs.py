@@ -18,6 +18,7 @@ from zsad.cli.main import main
 from zsad.decision import Card
 from zsad.decision.regions import regions
 from zsad.inference import load_model
+from zsad.inference.rows import COLUMNS
 from zsad.metrics.folder import evaluate_folder, read_map
 from zsad.synthetic import generate
 
@@ -177,8 +178,7 @@ def test_parquet_has_the_rows_with_types(runs: Path) -> None:
     types = {field.name: str(field.type) for field in table.schema}
     assert (types["score"], types["label"], types["bytes"], types["path"]) == ("double", "int8", "int64", "string")
     for own, row in zip(table.to_pylist(), rows(runs / "card"), strict=True):
-        own = {name: value for name, value in own.items() if name not in ("regions", "explanation")}
-        assert own == {name: value for name, value in row.items() if name not in ("regions", "explanation")}
+        assert {name: own[name] for name in COLUMNS} == {name: row[name] for name in COLUMNS}
     found = [json.loads(one) for one in table["regions"].to_pylist() if one]
     assert found == [row["regions"] for row in rows(runs / "card") if row.get("regions")]
 

@@ -57,7 +57,7 @@ def _cells(row: Row, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _cell(name: str, value: Any) -> tuple[str, Any]:
-    if name in JSON_ONLY and value is not None:
+    if isinstance(value, (list, dict)):
         return name, json.dumps(value)
     if isinstance(value, str):  # a file's name may hold bytes that are no text
         return name, value.encode("utf-8", "backslashreplace").decode()
