@@ -149,7 +149,8 @@ def test_a_spoiled_graph_fails_the_proof(
 ) -> None:
     folder = copy(exported, tmp_path / "spoiled")
     spoil(folder, change)
-    seen = compare(predictor_of_export, Runtime(folder, threads=1), {"one": smooth(1), "two": smooth(2)}, (2,))
+    two = {"one": smooth(1), "two": smooth(2)}
+    seen = compare(predictor_of_export, Runtime(folder, threads=1), two, (2,))
     with pytest.raises(VerificationError, match=rf"{said}.* batch size 2, by"):
         prove(seen)
 

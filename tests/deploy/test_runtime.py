@@ -170,3 +170,21 @@ def test_a_module_that_needs_torch_is_found() -> None:
         modules(("zsad.deploy.export",))
     assert outside("import torch\nfrom numpy import array") == {"torch", "numpy"}
     assert "torch" in ALONE
+
+
+def test_an_exported_model_has_a_card_of_its_own(
+    quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "good"
+    good.mkdir()
+    for seed in range(20):
+        smooth(seed).save(good / f"{seed}.png")
+    card = tmp_path / "own.card.json"
+    arguments = [str(good), "--model", str(quantized), "--class-name", "cork", "--out", str(card)]
+    assert main(["calibrate", *arguments]) == 0
+    model = json.loads(card.read_text())["model"]
+    assert (model["precision"], model["runtime"]) == ("int8", "onnxruntime")
+    result = Runtime(quantized, calibration=card).predict(smooth(200), "cork")
+    assert result.p_value is not None
+    assert main(["calibrate", *arguments, "--method", "clip"]) == 2
+    assert "leave out --method" in capsys.readouterr().err

@@ -12,16 +12,18 @@ from rich.markup import escape
 
 from zsad.cli.calibration_report import evaluation, say_labelled, say_promise, write_page
 from zsad.cli.calibration_split import HALF, Halves
+from zsad.cli.exported import add_exported_options, open_exported
 from zsad.cli.model_options import add_model_options, chosen_model
 from zsad.cli.score_arguments import add_reading
 from zsad.decision import Card, CardError
 from zsad.decision.conformal import k_for
 from zsad.decision.grouping import group_names, one_per_group
 from zsad.decision.rules import Rule
-from zsad.inference import Predictor, load_model
+from zsad.images import ReadOptions
+from zsad.inference import load_model
+from zsad.inference.base import BasePredictor
 from zsad.inference.calibration import Seen, card_of, pixel_quantile, refuse_references
 from zsad.inference.files import FileList
-from zsad.inference.identity import model_identity, protocol_identity
 from zsad.inference.rows import Row
 from zsad.inference.shipped import ship
 from zsad.inference.writer import RowWriter
@@ -42,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("good", nargs="+", metavar="GOOD", help="files and folders of good parts, not used before")
     made.add_argument("--out", required=True, type=Path, metavar="CARD", help="card to write, e.g. nut.card.json")
     add_model_options(made)
+    add_exported_options(made)
     add = made.add_argument
     add("--panel", metavar="FILE", help="panel.safetensors of other good images, for methods that compare (MuSc)")
     add("--alpha", type=float, help="share of good parts that may alarm (default: 0.05)")
@@ -88,18 +91,23 @@ def main(arguments: Sequence[str]) -> int:
     if args.group_by is not None:
         files = one_per_group(files, args.group_by, args.seed)
         groups = {"pattern": args.group_by, "seed": args.seed}
-    options = chosen_model(args, earlier)
+    exported = open_exported(args, None, ReadOptions(args.window, args.bits, args.max_pixels))
+    options = chosen_model(args, earlier) if exported is None else {}
     halves = Halves(args, files)
     files = halves.rest
     if rule.name in ("far", "any") and args.sure is None:  # before anything is scored
         k_for((rule.value or 0.05) / (2 if rule.name == "any" else 1), len(files), what)
     if args.panel is not None:
         options["panel"] = args.panel
-    reading = {name: getattr(args, name) for name in ("window", "bits", "max_pixels")}
-    model = load_model(**options, **halves.options(), **reading, device=args.device, batch_size=args.batch_size)
-    halves.fit(model, args.class_name)
-    if model.method.references is not None:  # before anything is scored
-        refuse_references(model.method, args.class_name, files)
+    if exported is None:
+        reading = {name: getattr(args, name) for name in ("window", "bits", "max_pixels")}
+        loaded = load_model(**options, **halves.options(), **reading, device=args.device, batch_size=args.batch_size)
+        halves.fit(loaded, args.class_name)
+        if loaded.method.references is not None:  # before anything is scored
+            refuse_references(loaded.method, args.class_name, files)
+    else:
+        exported.use_calibration(None)
+    model = loaded if exported is None else exported
     if args.pixel_images:
         others = model.batches(_paths(args.pixel_images, args), args.class_name, strict=True)
         args.pixel_threshold = pixel_quantile(chain.from_iterable(others), args.pixel_quantile or 0.999, files)
@@ -176,14 +184,13 @@ def file_name(class_name: str) -> str:
     return f"class {quote(class_name, safe=' ')}"
 
 
-def _seen(args: argparse.Namespace, model: Predictor, paths: Sequence[str], part: str) -> Iterator[Seen]:
+def _seen(args: argparse.Namespace, model: BasePredictor, paths: Sequence[str], part: str) -> Iterator[Seen]:
     """Score images, or go on where an earlier run stopped; in the order of the paths."""
     if not paths:
         return
     folder = args.out.with_name(f"{args.out.name.removesuffix('.json')}.run") / file_name(args.class_name) / part
     settings = {
-        **model_identity(model.method, args.class_name, model.precision),
-        "protocol": protocol_identity(model.method),
+        **model.identity(args.class_name),
         "class_name": args.class_name,
         "pixel_threshold": args.pixel_threshold,
         "window": model.reading.limits,

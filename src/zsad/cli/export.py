@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--format", choices=("onnx", "pt2"), default="onnx", help="default: %(default)s")
     made.add_argument("--quantize", choices=("int8",), help="weights in eight bits: a third of the size; a report")
     made.add_argument("--calibration", type=Path, metavar="CARD", help="of 'zsad calibrate', to lie in the folder")
-    made.add_argument("--verify", type=Path, metavar="DIR", help="images to compare on (default: generated ones)")
+    made.add_argument("--verify", type=Path, metavar="DIR", help="images to compare on besides generated ones")
     made.add_argument("--no-verify", action="store_true", help="do not compare")
     made.add_argument("--tolerance", type=float, default=1e-5, help="allowed difference (default: %(default)g)")
     made.add_argument("--labels", type=Path, metavar="FILE", help="of the images of --verify: AUROC with --quantize")

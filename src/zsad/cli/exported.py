@@ -7,7 +7,7 @@ from zsad.decision import Card
 from zsad.images import ReadOptions
 from zsad.inference.base import BasePredictor
 
-_OF_A_METHOD = ("method", "backbone", "checkpoint", "option", "references", "shots", "explain", "panel")
+_OF_A_METHOD = ("method", "backbone", "checkpoint", "option", "references", "shots", "explain", "panel", "split")
 _PRECISIONS = ("32", "bf16")
 
 
@@ -44,5 +44,5 @@ def open_exported(args: argparse.Namespace, card: Card | None, reading: ReadOpti
         if len(names) > 1:
             raise ValueError(f"Say what the images show: --class-name, one of {', '.join(map(repr, names))}.")
         args.class_name = names[0] if names else DEFAULT_CLASS
-    args.precision = model.precision
+    args.precision, args.method = model.precision, model.meta["model"]["method"]
     return model

@@ -32,7 +32,7 @@ class Verification:
     """How the written folder is compared with the model.
 
     Args:
-        pictures: Folder of images; None takes generated ones.
+        pictures: Folder of images to add to sixteen generated ones.
         tolerance: Allowed difference of scores and maps, times their range where that is above 1; not for int8.
         labels: Manifest of which images are anomalous, for AUROC before and after int8.
         max_flips: Share of labels under a card that int8 may change.

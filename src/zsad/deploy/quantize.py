@@ -78,11 +78,12 @@ def report(
         found["image_auroc"] = {"before": _auroc(seen, seen.scores, labels), "after": _auroc(seen, scores, labels)}
     if card is not None:
         changed = flips(seen, scores, card)
-        found["flips"] = {"number": len(changed), "of": len(scores)}
-        if len(changed) > max_flips * len(scores):
+        judged = sum(card.pooled or name in card.classes for name in seen.classes)
+        found["flips"] = {"number": len(changed), "of": judged}
+        if len(changed) > max_flips * judged:
             worst = changed[int(np.argmax(apart[changed]))]
             raise VerificationError(
-                f"{len(changed)} of {len(scores)} labels under the card differ from the model's, more than "
+                f"{len(changed)} of {judged} labels under the card differ from the model's, more than "
                 f"--max-flips {max_flips:g} allows; '{seen.names[worst]}' scores {scores[worst]:.6g} for "
                 f"{seen.scores[worst]:.6g}. Calibrate the exported model by itself, or export without --quantize."
             )

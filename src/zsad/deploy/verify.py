@@ -48,17 +48,18 @@ class Difference:
 
 
 def pictures_for(folder: str | Path | None) -> dict[str, Image.Image]:
-    """Return the pictures of a proof by name: those of a folder, or sixteen generated ones of several sizes.
+    """Return the pictures of a proof by name: sixteen generated ones of several sizes, and those of a folder.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
     """
+    generated = {f"synthetic picture {number}": _generated(number) for number in range(_PICTURES)}
     if folder is None:
-        return {f"synthetic picture {number}": _generated(number) for number in range(_PICTURES)}
+        return generated
     found = {str(path): load_rgb(path) for path in list_images([folder])}
     if not found:
         raise FileNotFoundError(f"No image to verify with under '{folder}'.")
-    return found
+    return generated | found
 
 
 @dataclass(frozen=True)

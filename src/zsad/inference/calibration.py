@@ -16,7 +16,7 @@ from zsad.decision.grouping import one_per_group, split
 from zsad.decision.regions import area_in_pixels, largest_area
 from zsad.decision.rules import Rule
 from zsad.images import list_images, load_rgb, to_tensor
-from zsad.inference.identity import model_identity, protocol_identity, reference_paths
+from zsad.inference.identity import reference_paths
 from zsad.inference.inputs import pixel_digest
 from zsad.inference.result import Result
 from zsad.methods.musc import Transductive
@@ -135,9 +135,11 @@ def card_of(
     what: str = "the folder",
 ) -> Card:
     """Return the card of images that were seen; arguments and errors as for :func:`calibrate`."""
-    if isinstance(predictor.method, Transductive):
-        _refuse_panel(predictor.method, class_name, good)
-    refuse_references(predictor.method, class_name, [one.path for one in good if one.path])
+    method = getattr(predictor, "method", None)  # an exported folder has none, and refuses its references by itself
+    if isinstance(method, Transductive):
+        _refuse_panel(method, class_name, good)
+    if method is not None:
+        refuse_references(method, class_name, [one.path for one in good if one.path])
     refuse_twice(good)
     chosen = Rule.read(rule)
     if chosen.name == "any" and regions is None:
@@ -161,14 +163,16 @@ def card_of(
         anomalous=np.asarray([one.score for one in anomalous], dtype=np.float32), prevalence=prevalence,
         image_digests=[one.digest for one in good], groups=groups, regions=region_rule, what=what, seed=seed,
     )  # fmt: skip
+    own = predictor.identity(class_name)
+    protocol = own.pop("protocol")
     return Card(
-        model_identity(predictor.method, class_name, predictor.precision),
-        protocol_identity(predictor.method),
+        own,
+        protocol,
         {class_name: entry},
         pooled,
         datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         __version__,
-        licence_notice=str(getattr(predictor.method, "licence_notice", None) or "") or None,
+        licence_notice=str(predictor.licence_notice or "") or None,
     )
 
 
