@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders (to every depth) and patterns")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    made.add_argument("--class-name", help="what the images show; one of the exported classes (default: the first)")
+    made.add_argument("--class-name", help="what the images show; not needed if there is one class")
     made.add_argument("--threshold", type=float, help="label an image 1 from this score on; without it, no labels")
     _add_engine(made)
     made.add_argument("--batch-size", type=int, default=8, help="images per pass (default: %(default)s)")
@@ -93,7 +93,10 @@ def _score(args: argparse.Namespace, folder: Path) -> int:
         folder, args.runtime, args.threads, precision=args.precision, batch_size=args.batch_size,
         calibration=args.calibration, reading=ReadOptions(),
     )  # fmt: skip
-    name = args.class_name or model.classes[0]
+    known = model.classes if model.calibration is None else list(model.calibration.classes)
+    if args.class_name is None and len(known) > 1:
+        raise ValueError(f"Say what the images show: --class-name, one of {', '.join(map(repr, known))}.")
+    name = args.class_name or known[0]
     settings: dict[str, Any] = {
         "zsad": __version__,
         **model.identity(name),

@@ -1,5 +1,6 @@
 """Weights in eight bits, and the report of what that changes: not a proof, since it changes something."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def report(
     Args:
         seen: By model and folder.
         card: Of the model: how many labels flip.
-        labels: 0 or 1 of pictures by name: AUROC before and after.
+        labels: 0 or 1 of pictures by resolved path: AUROC before and after.
         max_flips: Share of labels that may flip.
 
     Raises:
@@ -94,8 +95,9 @@ def _auroc(seen: Comparison, scores: NDArray[np.float64], labels: Mapping[str, i
     """AUROC of the pictures with a label, None where one side is missing."""
     from scipy.stats import rankdata
 
-    known = [place for place, name in enumerate(seen.names) if name in labels]
-    truth = np.array([labels[seen.names[place]] for place in known], dtype=bool)
+    real = [os.path.realpath(name) for name in seen.names]
+    known = [place for place, name in enumerate(real) if name in labels]
+    truth = np.array([labels[real[place]] for place in known], dtype=bool)
     bad, good = int(truth.sum()), int((~truth).sum())
     if not bad or not good:
         return None
