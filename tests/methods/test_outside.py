@@ -14,6 +14,7 @@ from PIL import Image
 from zsad import load_model
 from zsad.benchmark.grid import DataSpec, MethodSpec
 from zsad.cli import main as cli
+from zsad.cli.model_options import method_table
 from zsad.datamodules import get_datamodule, list_datamodules
 from zsad.methods import get_method, list_methods
 from zsad.synthetic import generate
@@ -103,7 +104,14 @@ def test_every_door(by: str, package: str, pictures: Path, tmp_path: Path, capsy
     assert MethodSpec.parse(str(config)).kind.__name__ == "MyMethod"
 
 
-def test_names_are_listed_and_nothing_is_imported_for_it(package: str, tmp_path: Path) -> None:
+def test_names_are_listed_and_nothing_is_imported_for_it(
+    package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"plugged      of another package: {package}:MyMethod" in method_table()
+    assert cli.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["methods_of_other_packages"]["plugged"] == f"{package}:MyMethod"
+    assert cli.main(["doctor"]) == 0
+    assert f"{package}:MyMethod" in capsys.readouterr().out
     assert list_methods()[-2:] == ["plugged", "wrong"]
     assert list_datamodules()[-1] == "myset"
     assert not (tmp_path / "marker").exists()

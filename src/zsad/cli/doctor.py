@@ -15,7 +15,7 @@ from rich.markup import escape
 from zsad import __version__
 from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
 from zsad.clip.text_store import TextStore
-from zsad.methods import METHODS
+from zsad.methods import METHODS, outside_methods
 from zsad.report.terminal import tables
 from zsad.weights.places import mirror, offline_reason, shown, weights_folder
 from zsad.weights.registry import default_for, list_weights
@@ -80,6 +80,7 @@ def diagnose() -> dict[str, Any]:
         "text_embeddings": {"folder": str(text.folder), "entries": len(kept), "megabytes": round(sum(kept) / 1e6, 1)},
         "weights": weights,
         "methods": methods,
+        "methods_of_other_packages": outside_methods(),
         "adapters": _adapters(),
         "embedded_backbone_works": weights[MINI]["cached"],
     }
@@ -154,6 +155,8 @@ def _show(facts: dict[str, Any], console: Console) -> None:
         published = state if one["published_weights_cached"] else f"no: {one['published_backbone']} is not cached"
         methods.append([name, state if facts["embedded_backbone_works"] else "no: file missing", published])
     show("works offline", ("method", "with zsad-mini", "as published"), methods)
+    if others := facts["methods_of_other_packages"]:
+        show("methods of other packages", ("method", "class"), list(map(list, others.items())))
     adapters = [
         [name, one["bare_name_takes"], ", ".join(one["here"]) or "none yet"] for name, one in facts["adapters"].items()
     ]

@@ -1,6 +1,7 @@
 """The options that say which model is meant, and how a card fills in those that were not given."""
 
 import argparse
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from zsad.inference.loading import FIRST_LOOK
@@ -37,10 +38,12 @@ def add_model_options(made: argparse.ArgumentParser) -> None:
 
 
 def method_table() -> str:
-    """Return the registered methods with their cost, a line each."""
+    """Return the registered methods with their cost, and those of other packages, a line each."""
     lines = ["method       trained  time of an image, in passes of the image tower", ""]
     for name, cost in COSTS.items():
         lines.append(f"{name:<12} {'yes' if name in TRAINED else 'no':<8} {cost}")
+    for one in sorted(entry_points(group="zsad.methods"), key=lambda one: one.name):
+        lines.append(f"{one.name:<12} of another package: {one.value}")
     return "\n".join(lines)
 
 

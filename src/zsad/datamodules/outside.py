@@ -10,13 +10,13 @@ _typed: dict[str, Any] = {}
 """Dotted path -> what was imported; only what was typed by hand in this process is in it."""
 
 
-def outside_names(group: str) -> list[str]:
-    """Return the names that installed packages offer, sorted; nothing is imported.
+def outside_names(group: str) -> dict[str, str]:
+    """Return what installed packages offer, name -> ``"package.module:Class"``, sorted; nothing is imported.
 
     Args:
         group: Entry-point group: ``"zsad.methods"`` or ``"zsad.datamodules"``.
     """
-    return sorted({entry.name for entry in entry_points(group=group)})
+    return {entry.name: entry.value for entry in sorted(entry_points(group=group), key=lambda one: one.name)}
 
 
 def find_outside(name: str, group: str, base: type[T], by_hand: bool) -> type[T] | None:

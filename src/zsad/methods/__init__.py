@@ -64,12 +64,18 @@ __all__ = [
     "WinCLIP",
     "get_method",
     "list_methods",
+    "outside_methods",
 ]
+
+
+def outside_methods() -> dict[str, str]:
+    """Return the methods that installed packages offer, name -> ``"package.module:Class"``; nothing is imported."""
+    return {name: place for name, place in outside_names(GROUP).items() if name not in METHODS}
 
 
 def list_methods() -> list[str]:
     """Return the names of all methods, in the order of the tables, then those of the entry points ``zsad.methods``."""
-    return [*METHODS, *(name for name in outside_names(GROUP) if name not in METHODS)]
+    return [*METHODS, *outside_methods()]
 
 
 def get_method(name: str, by_hand: bool = False) -> type[Method]:
