@@ -447,6 +447,50 @@ def test_25_megapixels_of_any_mode_take_a_quarter_of_what_100_may(tmp_path: Path
     assert int(done.stdout) < 0.9e9 / 4 + 60e6  # the latter for bands and libraries loaded late
 
 
+@pytest.mark.parametrize("rows", [None, 1, 16])
+@pytest.mark.parametrize("tile", [None, (16, 32)])
+@pytest.mark.parametrize(("shape", "plan"), [((40, 50), None), ((40, 50, 3), 1), ((3, 40, 50), 2), ((4, 40, 50), 2)])
+def test_compressed_strips_tiles_and_planes(
+    tmp_path: Path, shape: tuple[int, ...], plan: int | None, tile: tuple[int, int] | None, rows: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("zsad.images.tiff._BAND", 200)
+    values = (RNG.integers(0, 256, shape) / 255).astype(np.float32)
+    kind = {None: {}, 1: {"photometric": "rgb"}, 2: {"photometric": "rgb", "planarconfig": "separate"}}[plan]
+    kind |= {"extrasamples": ["unassalpha"]} if shape[0] == 4 else {}
+    path = tiff(
+        tmp_path / "a.tif", values, compression="zlib", **kind, **({"tile": tile} if tile else {"rowsperstrip": rows})
+    )
+    expected = np.rint(np.moveaxis(values[:3], 0, -1) * 255 if plan == 2 else values * 255).astype(np.uint8)
+    expected = np.repeat(expected[..., None], 3, -1) if plan is None else expected
+    assert np.array_equal(np.asarray(load_rgb(path, ReadOptions(window=(0, 1)))), expected)
+
+
+def test_a_strip_that_would_be_decoded_whole_is_refused_before(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", np.ones((40, 50), np.float64), compression="zlib", rowsperstrip=40)
+    import tifffile
+
+    with tifffile.TiffFile(path, mode="r+b") as file:  # a header that asks for much, on data that hold little
+        for name, value in (("ImageLength", 9000), ("ImageWidth", 9000), ("RowsPerStrip", 9000)):
+            file.pages[0].tags[name].overwrite(value)
+    with pytest.raises(ImageError, match=r"strips or tiles of 648 MB, which are decoded whole, and 600 MB are allowed"):
+        load_rgb(path)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int16"])
+def test_25_megapixels_in_one_compressed_strip_take_a_quarter_of_what_100_may(tmp_path: Path, kind: str) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    tiff(tmp_path / "a.tif", np.full((5000, 5000), 1, kind), compression="zlib", rowsperstrip=5000)
+    code = PEAK.replace("load_rgb(sys.argv[2])", "load_rgb(sys.argv[2], ReadOptions(window=(0, 2)))")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "small.png"), str(tmp_path / "a.tif")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 0.9e9 / 4 + 60e6
+
+
 @pytest.mark.parametrize("extension", ["heic", "avif", "HEIF"])
 def test_pictures_of_telephones(tmp_path: Path, extension: str) -> None:
     ramp = np.tile(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (48, 1, 3))

@@ -11,6 +11,10 @@ from PIL import Image
 from zsad.images.levels import Extent, ReadOptions, Window, to_8_bit
 
 _BAND = 2**22  # values at a time
+_MOST = 600_000_000  # bytes of a strip that is decoded at once: 100 megapixels of 16-bit colour
+
+_Band = tuple[int, int, int, NDArray[Any]]
+"""Plane, top, left, and values (rows, columns, channels); there are planes where channels are stored apart."""
 
 
 class TooLargeError(ValueError):
@@ -56,16 +60,22 @@ def read_tiff(
                 f"give a window (--window LOW,HIGH)"
             )
         channels = page.samplesperpixel
-        bands: Callable[[], Iterator[tuple[int, int, NDArray[Any]]]] = lambda: _bands(page, dtype, channels)  # noqa: E731
-        extent = Extent.of(band for _, _, band in bands())
+        bands: Callable[[], Iterator[_Band]] = lambda: _bands(page, dtype, channels)  # noqa: E731
+        extent = Extent.of(band for *_, band in bands())
         stated = 2.0**page.bitspersample - 1 if page.sampleformat == 1 and not needs_window(dtype) else None
         window = options.limits or ((0.0, stated) if stated is not None else extent.natural())
         out = np.zeros((height, width, 3) if channels >= 3 else (height, width), np.uint8)
-        for top, left, band in bands():
+        apart = page.planarconfig == 2 and channels > 1
+        for plane, top, left, band in bands():
+            if plane >= (3 if channels >= 3 else 1):  # alpha, and what else there may be
+                continue
             part = out[top : top + band.shape[0], left : left + band.shape[1]]
             band = band[: part.shape[0], : part.shape[1]]
             levels = band.astype(np.uint8, copy=False) if dtype == np.uint8 else to_8_bit(band, window)
-            part[...] = levels[..., :3] if channels >= 3 else levels[..., 0]
+            if apart and channels >= 3:
+                part[..., plane] = levels[..., 0]
+            else:
+                part[...] = levels[..., :3] if channels >= 3 else levels[..., 0]
         return Image.fromarray(out), window, extent
 
 
@@ -85,8 +95,8 @@ def tiff_orientation(path: str | Path, number: int = 0) -> int:
         return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
-def _bands(page: Any, dtype: np.dtype[Any], channels: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
-    """Yield (top, left, values) of parts of a page, values (rows, columns, channels)."""
+def _bands(page: Any, dtype: np.dtype[Any], channels: int) -> Iterator[_Band]:
+    """Yield parts of a page, few rows at a time; of what is compressed, one strip or tile is decoded at a time."""
     if page.is_contiguous and page.planarconfig == 1:  # stored plainly; whether it is aligned does not matter here
         row = page.imagewidth * channels
         rows = max(1, _BAND // row)
@@ -96,11 +106,16 @@ def _bands(page: Any, dtype: np.dtype[Any], channels: int) -> Iterator[tuple[int
             page.parent.filehandle.seek(page.dataoffsets[0] + top * row * dtype.itemsize)
             data = page.parent.filehandle.read(number * row * dtype.itemsize)
             values = np.frombuffer(data, stored).reshape(number, page.imagewidth, channels)
-            yield top, 0, values.astype(dtype, copy=False)
+            yield 0, top, 0, values.astype(dtype, copy=False)
         return
-    if page.planarconfig == 2 and channels > 1:  # one plane per channel
-        yield 0, 0, np.moveaxis(page.asarray(), 0, -1)
-        return
-    for values, (_, _, top, left, _), _ in page.segments():
+    whole = int(np.prod(page.chunks)) * dtype.itemsize
+    if whole > _MOST:
+        raise ValueError(
+            f"it is stored in strips or tiles of {whole / 1e6:.0f} MB, which are decoded whole, and "
+            f"{_MOST / 1e6:.0f} MB are allowed: write it again with smaller ones"
+        )
+    for values, (plane, _, first, left, _), _ in page.segments(maxworkers=1 if whole > _MOST / 16 else None):
         if values is not None:
-            yield top, left, values[0]
+            rows = max(1, _BAND // values[0, 0].size)
+            for top in range(0, len(values[0]), rows):
+                yield plane, first + top, left, values[0, top : top + rows]
