@@ -456,8 +456,10 @@ def test_compressed_strips_tiles_and_planes(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("zsad.images.tiff._BAND", 200)
     values = (RNG.integers(0, 256, shape) / 255).astype(np.float32)
-    kind = {None: {}, 1: {"photometric": "rgb"}, 2: {"photometric": "rgb", "planarconfig": "separate"}}[plan]
-    kind |= {"extrasamples": ["unassalpha"]} if shape[0] == 4 else {}
+    kind: dict[str, Any] = {None: {}, 1: {"photometric": "rgb"}, 2: {"photometric": "rgb", "planarconfig": "separate"}}[
+        plan
+    ]
+    kind = {**kind, "extrasamples": ["unassalpha"]} if shape[0] == 4 else kind
     path = tiff(
         tmp_path / "a.tif", values, compression="zlib", **kind, **({"tile": tile} if tile else {"rowsperstrip": rows})
     )
@@ -470,7 +472,7 @@ def test_a_strip_that_would_be_decoded_whole_is_refused_before(tmp_path: Path) -
     path = tiff(tmp_path / "a.tif", np.ones((40, 50), np.float64), compression="zlib", rowsperstrip=40)
     import tifffile
 
-    with tifffile.TiffFile(path, mode="r+b") as file:  # a header that asks for much, on data that hold little
+    with tifffile.TiffFile(path, mode="r+") as file:  # a header that asks for much, on data that hold little
         for name, value in (("ImageLength", 9000), ("ImageWidth", 9000), ("RowsPerStrip", 9000)):
             file.pages[0].tags[name].overwrite(value)
     with pytest.raises(ImageError, match=r"strips or tiles of 648 MB, which are decoded whole, and 600 MB are allowed"):
