@@ -99,6 +99,13 @@ def test_entries_that_were_not_used_for_longest_make_way(tmp_path: Path) -> None
     assert sum(size for _, size, _ in store.entries()) <= 5000
 
 
+def test_a_model_that_was_made_in_inference_mode_keeps_its_texts(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        clip = make_clip()
+        clip.text_store = TextStore(tmp_path)
+        assert torch.equal(clip.encode_prompts(PROMPTS), clip.encode_prompts(PROMPTS))
+
+
 def test_a_folder_that_cannot_be_written_to_costs_nothing_but_time(
     kept: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

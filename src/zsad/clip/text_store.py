@@ -92,7 +92,7 @@ class TextStore:
 
 def tower_versions(model: Any) -> tuple[int, ...]:
     """Return a number for each parameter of the text tower that changes with it, for knowing a hash to be stale."""
-    return tuple(one._version for one in _text_parts(model).values())
+    return tuple(0 if one.is_inference() else one._version for one in _text_parts(model).values())
 
 
 def tower_hash(model: nn.Module) -> str:

@@ -21,8 +21,9 @@ class ScoredImage(NamedTuple):
     class_name: str
     gt_label: int
     pred_score: float
-    map_max: float
-    map_min: float
+    map_max: float = float("nan")
+    """Known where a rule needs it."""
+    map_min: float = float("nan")
 
 
 class Evaluation:
@@ -65,8 +66,11 @@ class Evaluation:
             batch.get("gt_mask"),
             batch["image_path"],
         )
-        known = torch.stack([pred_score, maps.amax(dim=(1, 2)), maps.amin(dim=(1, 2))]).double().cpu()
-        columns = batch["image_path"], batch["class_name"], batch["gt_label"].tolist(), *known.tolist()
+        known = [pred_score]
+        if self.rule is not None:
+            known += [maps.amax(dim=(1, 2)), maps.amin(dim=(1, 2))]
+        values = torch.stack(known).double().tolist()
+        columns = batch["image_path"], batch["class_name"], batch["gt_label"].tolist(), *values
         self.images += [ScoredImage(*row) for row in zip(*columns, strict=True)]
 
     def compute(self) -> EvaluationResult:

@@ -73,6 +73,8 @@ class ScoreBins:
         if self.score_range is None or not len(scores):
             return nothing
         low, high = self.score_range
-        lowest, highest = torch.stack(scores.aminmax()).tolist()
-        # nearly always there is nothing to count, and the extremes are found faster
-        return nothing if low <= lowest and highest <= high else (scores.clamp(low, high) != scores).sum()
+        if scores.device.type == "cpu":  # nearly always there is nothing to count, and the extremes are found faster
+            lowest, highest = torch.stack(scores.aminmax()).tolist()
+            if low <= lowest and highest <= high:
+                return nothing
+        return (scores.clamp(low, high) != scores).sum()

@@ -31,6 +31,16 @@ class Anchors(TrainedMethod):
     finished: Tensor
     """(2,) bool: which of :data:`STAGES` are."""
     _frozen: dict[str, Tensor]
+    _known: tuple[tuple[int, int], tuple[bool, bool]] | None = None
+
+    @property
+    def finished_stages(self) -> tuple[bool, bool]:
+        """Which stages are finished; the device is asked when that may have changed, not in every pass."""
+        state = id(self.finished), 0 if self.finished.is_inference() else self.finished._version
+        if self._known is None or self._known[0] != state:
+            text, image = self.finished.tolist()
+            self._known = state, (text, image)
+        return self._known[1]
 
     def describe(self, class_name: str) -> str:
         """Return the class's key in the prompt list, ``"<benchmark>/<class>"``, or the name itself if it has none."""
@@ -50,8 +60,9 @@ class Anchors(TrainedMethod):
         """
         if self.plain_anchors:
             return self.clip.encode_prompts(texts, chunk)
-        ids = self.clip.tokenize(texts)
+        ids = self.clip.tokenizer(list(texts))
         length = int(ids.argmax(dim=-1).max()) + 1  # causal tower: what stands after the end has no influence
+        ids = ids.to(self.clip.causal_mask.device)
         *blocks, projection = self.text_adapter
         step = adapters(blocks, self.lambda_text, self.clip.causal_mask[:length, :length])
         parts = [self.clip.run_text(self.clip.embed_text(part), part, step) for part in ids[:, :length].split(chunk)]
@@ -94,7 +105,7 @@ class Anchors(TrainedMethod):
 
     @property
     def _text_done(self) -> bool:
-        return self.stage == "image" and (self.plain_anchors or bool(self.finished[0]))
+        return self.stage == "image" and (self.plain_anchors or self.finished_stages[0])
 
     def _key(self, class_name: str) -> str:
         normal, anomalous = self.class_prompts(class_name)

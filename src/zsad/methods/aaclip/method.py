@@ -270,9 +270,10 @@ class AACLIP(Stored):
                 that has seen no training at all only warns.)
         """
         fitting = self._trainer is not None and self._trainer.state.fn == "fit"
-        done = {"text": self.plain_anchors or bool(self.finished[0]), "image": bool(self.finished[1])}
+        text, image_done = self.finished_stages
+        done = {"text": self.plain_anchors or text, "image": image_done}
         missing = [which for which, finished in done.items() if not finished]
-        if missing and not fitting and (self.trained_on or self.finished.any()):
+        if missing and not fitting and (self.trained_on or text or image_done):
             raise CheckpointError(
                 f"This AACLIP has not finished its stage '{missing[0]}': those adapters are random or half-trained. "
                 f"Fit stage='text', then stage='image' with text_checkpoint=..., and load the latter's checkpoint."

@@ -40,6 +40,7 @@ class PromptedTowers(TrainedMethod):
         self._check_length()
         self._build()
         self._ids: dict[str, Tensor] = {}
+        self._lengths: dict[str, int] = {}
 
     def _build(self) -> None:
         clip, n = self.clip, self.length
@@ -126,7 +127,8 @@ class PromptedTowers(TrainedMethod):
         """Return the token ids of a class's prompts, (prompts, context) on the CPU, normal before anomalous."""
         if class_name not in self._ids:
             normal, anomalous = self.prompts.compose(class_name, self.class_words)
-            self._ids[class_name] = self.clip.tokenizer([*normal, *anomalous])
+            ids = self._ids[class_name] = self.clip.tokenizer([*normal, *anomalous])
+            self._lengths[class_name] = int(ids.argmax(dim=-1).max()) + 1
         return self._ids[class_name]
 
     def text_rows(self, class_names: Sequence[str], dynamic: Tensor | None = None) -> Tensor:
@@ -138,7 +140,8 @@ class PromptedTowers(TrainedMethod):
         """
         ids = torch.stack([self.prompt_ids(name) for name in class_names]).to(self.clip.causal_mask.device)
         names, rows, _ = ids.shape
-        ids = ids[..., : int(ids.argmax(dim=-1).max()) + 1].flatten(0, 1)  # causal tower: the rest has no influence
+        length = max(self._lengths[name] for name in class_names)  # causal tower: the rest has no influence
+        ids = ids[..., :length].flatten(0, 1)
         step = None
         if self.text_has_prompts:
             static = self.text_prompter.static_prompts if "S" in self.prompt_type else [None] * self.depth

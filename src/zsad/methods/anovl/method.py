@@ -1,5 +1,6 @@
 """AnoVL: V-V attention tokens against averaged domain-aware prompts, with an adapter trained on each test image."""
 
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from zsad.methods.base import Method
 from zsad.methods.prototypes import average, encode_sides
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Context, ImageProtocol, Prediction
+
+_TOGETHER = 8  # images of all views in one pass: bounds the memory
 
 
 class AnoVL(Method):
@@ -247,8 +250,13 @@ class AnoVL(Method):
         """
         embeddings = [cls if cls.ndim == 3 else cls[:, None]]
         if self.views == "22":
-            # one view at a time bounds the memory; the V-V path is not needed here
-            embeddings += [self.clip.encode_image(view).cls[:, None] for view in augmented_views(image)]
+            views = augmented_views(image)
+            together = (
+                1 if torch.compiler.is_exporting() else max(1, _TOGETHER // len(image))
+            )  # an export has any batch
+            while group := list(itertools.islice(views, together)):
+                cls = self.clip.encode_image(torch.cat(group)).cls  # the V-V path is not needed here
+                embeddings.append(cls.unflatten(0, (len(group), -1)).transpose(0, 1))
         return probability(similarity(torch.cat(embeddings, dim=1), text), self.temperature)
 
     # ---- test-time adaptation
