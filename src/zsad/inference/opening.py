@@ -100,7 +100,8 @@ class Opener:
         pixels = pixel_digest(picture) if self.pixels else None
         tensor = self.prepare(picture)
         if self.size == "model":
-            picture = picture.resize((tensor.shape[-1], tensor.shape[-2]), Image.Resampling.BICUBIC)
+            side = (tensor.shape[-1], tensor.shape[-2])
+            picture = picture.resize(side, Image.Resampling.BICUBIC, reducing_gap=2.0)
         elif isinstance(self.size, int):
             picture = smaller(picture, self.size)
         return Opened(
