@@ -34,6 +34,7 @@ NO_GRAPH = {
 """Methods that have no graph, with the reason that they give; all others export."""
 
 
+@pytest.mark.filterwarnings("ignore:.* is not trained")
 @pytest.mark.parametrize("name", list_methods())
 def test_every_method_becomes_a_graph_of_any_batch_or_says_why_not(name: str) -> None:
     predictor = model(name)
