@@ -39,7 +39,8 @@ def enlarged(anomaly_map: NDArray[np.float32], size: Size) -> NDArray[np.float32
         old = anomaly_map.shape[axis]
         if old == length:
             continue
-        place = np.maximum((np.arange(length, dtype=np.float32) + np.float32(0.5)) * np.float32(old / length) - 0.5, 0)
+        scale = np.float64(np.float32(old / length))  # torch's places are in single precision, rounded once
+        place = np.maximum(((np.arange(length) + 0.5) * scale - 0.5).astype(np.float32), 0)
         low = np.minimum(place.astype(np.int64), old - 1)
         share = (place - low).astype(np.float32)
         share = share[:, None] if axis == 0 else share
