@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zsad.functional.tiling import Tiles
     from zsad.inference import Predictor, Result, load_model
     from zsad.methods.author_files import weights_path
     from zsad.weights import WeightsEntry, list_weights
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Predictor", "Result", "WeightsEntry", "__version__", "list_weights", "load_model", "weights_path"]
+__all__ = ["Predictor", "Result", "Tiles", "WeightsEntry", "__version__", "list_weights", "load_model", "weights_path"]
 
 
 def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
@@ -40,6 +41,7 @@ __getattr__ = lazily(
     {
         "Predictor": "zsad.inference.predictor",
         "Result": "zsad.inference.result",
+        "Tiles": "zsad.functional.tiling",
         "WeightsEntry": "zsad.weights",
         "list_weights": "zsad.weights",
         "load_model": "zsad.inference.loading",

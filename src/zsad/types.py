@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from torch import Tensor
 from typing_extensions import NotRequired
@@ -49,6 +49,13 @@ class Batch(TypedDict):
     """(batch, height, width) bool, all false for a normal image; absent where the data set has no masks."""
     warning: NotRequired[list[str | None]]
     """What is doubtful about each image; absent if nothing is."""
+    tiles: NotRequired[dict[str, Any]]
+    """How one large image was cut, see :class:`zsad.functional.tiling.Tiles`; ``image`` is then (1, parts, 3, height,
+    width), and ``gt_mask`` has the size of the merged map."""
+    tile_box: NotRequired[Tensor]
+    """(1, parts, 4) int64: left, top, right and bottom of each part in pixels of the image."""
+    source_size: NotRequired[Tensor]
+    """(1, 2) int64: height and width of an image that was cut."""
     features: NotRequired[dict[str, Tensor]]
     """Cached output of a trained method's ``frozen_features``, batch first; ``image`` is then not needed."""
 

@@ -169,8 +169,8 @@ def test_manifest_without_labels_derives_them(tmp_path: Path) -> None:
     [
         (
             "a.csv",
-            "path,label\nx.png,1\n",
-            r"'.*a\.csv' line 2 has no image path; expected .*in \['label', 'path'",
+            "file,label\nx.png,1\n",
+            r"'.*a\.csv' line 2 has no image path; expected .*in \['file', 'label'",
         ),
         ("a.csv", "image_path,label\nx.png,2\n", r"line 2: label '2' is not one of"),
         ("a.jsonl", '{"image_path": "x.png"\n', r"line 1 is not JSON"),

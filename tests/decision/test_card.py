@@ -19,7 +19,7 @@ from zsad.decision.rules import Rule
 MODEL = {
     "method": "AnomalyCLIP", "options": {"sigma": 4.0}, "backbone": "ViT-L-14-336-quickgelu/openai",
     "backbone_weights": "0123456789abcdef", "learned_parameters": "fedcba9876543210", "references": None,
-    "precision": "32", "runtime": "torch", "panel": None,
+    "precision": "32", "runtime": "torch", "panel": None, "tiles": None,
 }  # fmt: skip
 SCHEMA = json.loads((Path(zsad.decision.__file__).parent / "card.schema.json").read_text(encoding="utf-8"))
 PROTOCOL = {"size": 518, "resize": "squash", "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}

@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 
 from zsad.datamodules import BenchmarkDataModule
+from zsad.datamodules.dataset import AnomalyDataset
 from zsad.decision.conformal import images_needed
 from zsad.decision.entry import RegionRule
 from zsad.images.overlay import outline, overlay
 from zsad.methods import Method
+from zsad.methods.tiled import as_batch, predict_tiles
 from zsad.metrics import auroc
 
 SIDE = 192
@@ -42,7 +44,7 @@ def save_pictures(
     ranked: list[tuple[float, int]] = []
     low, high = np.inf, -np.inf
     for number in candidates:
-        heat, mask, _ = _predict(method, dataset[number], device)
+        heat, mask, _ = _predict(method, dataset, number, device)
         low, high = min(low, float(heat.min())), max(high, float(heat.max()))
         if mask.any() and not mask.all():
             ranked.append((float(auroc(heat.flatten(), mask.flatten())), number))
@@ -50,7 +52,7 @@ def save_pictures(
     threshold = _pixel_threshold(method, data, device)
     written = []
     for name, place in _places(len(ranked)):
-        heat, mask, image = _predict(method, dataset[ranked[place][1]], device)
+        heat, mask, image = _predict(method, dataset, ranked[place][1], device)
         size = (SIDE, max(1, round(SIDE * image.height / image.width)))
         small = image.resize(size, Image.Resampling.BICUBIC)
         marked = outline(small, np.asarray(Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST)))
@@ -72,7 +74,7 @@ def _pixel_threshold(method: Method, data: BenchmarkDataModule, device: torch.de
         return float("inf")
     chosen = [normal[i] for i in np.linspace(0, len(normal) - 1, min(len(normal), _NORMAL)).astype(int)]
     dataset = data.dataset("test")
-    maxima = [float(_predict(method, dataset[number], device)[0].max()) for number in chosen]
+    maxima = [float(_predict(method, dataset, number, device)[0].max()) for number in chosen]
     return RegionRule.of_maxima(maxima, _ALPHA).pixel_threshold
 
 
@@ -80,10 +82,16 @@ def _places(number: int) -> Sequence[tuple[str, int]]:
     return [] if not number else [("best", 0), ("median", number // 2), ("worst", number - 1)]
 
 
-def _predict(method: Method, sample: object, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Image.Image]:
-    """Map, mask and picture of one sample, all of the model's size."""
-    assert isinstance(sample, dict)
+def _predict(
+    method: Method, dataset: AnomalyDataset, number: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, Image.Image]:
+    """Map, mask and picture of one sample, all of the map's size."""
+    sample = dataset[number]
     with torch.inference_mode():
+        if "tiles" in sample:
+            heat = predict_tiles(method, as_batch(sample, device)).anomaly_map[0].float().cpu()
+            picture = dataset.read(dataset.records[number])[0].resize((heat.shape[1], heat.shape[0]))
+            return heat, sample["gt_mask"].bool(), picture
         image = sample["image"][None].to(device)
         heat = method(image, [sample["class_name"]], [sample["image_path"]]).anomaly_map[0].float().cpu()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (method.protocol.mean, method.protocol.std))

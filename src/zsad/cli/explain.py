@@ -39,26 +39,26 @@ class Explanations:
         kind: :data:`OWN`, which the predictor sees to, ``"transmm"`` or None.
         model: What scores.
         folder: Of the run; pictures go below its ``explanations``.
-        class_name: What the images show.
         size: Longer side of the pictures at most.
 
     Raises:
         ValueError: The method's image score is not the class token's.
     """
 
-    def __init__(self, kind: str | None, model: "BasePredictor", folder: Path, class_name: str, size: int) -> None:
+    def __init__(self, kind: str | None, model: "BasePredictor", folder: Path, size: int) -> None:
         from zsad.inference.predictor import Predictor
 
         self._explained = model.relevance() if kind == RELEVANCE and isinstance(model, Predictor) else None
-        self._folder, self._class_name, self._size = folder, class_name, size
+        self._folder, self._size = folder, size
 
     def of(self, batch: "Sequence[Result]") -> "list[Result]":
         """Return the results of a batch with their explanations, whose pictures are written."""
         if self._explained is None:
             return list(batch)
-        paths = [result.image_path for result in batch if result.error is None]
+        shown = [result for result in batch if result.error is None]
+        paths, names = [one.image_path for one in shown], [one.class_name for one in shown]
         made: dict[str | None, str] = {}
-        for results in self._explained.batches(paths, self._class_name, size=self._size):
+        for results in self._explained.batches(paths, names, size=self._size):
             made |= {one.image_path: self._save(one) for one in results if one.error is None}
         return [
             replace(one, explanation={"kind": RELEVANCE, "overlay": made[one.image_path]})

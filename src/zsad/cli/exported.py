@@ -2,9 +2,11 @@
 
 import argparse
 
+from zsad.cli.look_options import chosen_look
 from zsad.cli.model_options import DEFAULT_CLASS
 from zsad.decision import Card
 from zsad.images import ReadOptions
+from zsad.images.where import Where
 from zsad.inference.base import BasePredictor
 
 _OF_A_METHOD = ("method", "backbone", "checkpoint", "option", "references", "shots", "explain", "panel", "split")
@@ -34,9 +36,11 @@ def open_exported(args: argparse.Namespace, card: Card | None, reading: ReadOpti
         raise ValueError(f"--precision {args.precision}: an exported model has {' and '.join(_PRECISIONS)}.")
     from zsad.deploy import Runtime
 
+    look = chosen_look(args, card)
     model = Runtime(
         args.model, args.runtime or "onnxruntime", args.threads, precision=args.precision or "32",
-        batch_size=args.batch_size, calibration=card, reading=reading,
+        batch_size=args.batch_size, calibration=card, reading=reading, tiles=look["tiles"],
+        where=Where.of(look["roi"], look["ignore_mask"]),
     )  # fmt: skip
     card = model.calibration
     if args.class_name is None:

@@ -5,7 +5,7 @@ import math
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -17,6 +17,7 @@ from zsad import __version__
 from zsad.cli.drift import recalibrate
 from zsad.cli.explain import OWN, Explanations
 from zsad.cli.exported import open_exported
+from zsad.cli.look_options import chosen_look
 from zsad.cli.model_options import chosen_card, chosen_model
 from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
@@ -31,6 +32,7 @@ from zsad.inference.audit import Audit
 from zsad.inference.base import BasePredictor
 from zsad.inference.files import FileList
 from zsad.inference.parquet import require_parquet
+from zsad.inference.products import ClassNames
 from zsad.inference.raw_maps import RawMaps
 from zsad.inference.recalibrate import card_settings, page_settings
 from zsad.inference.run import Recorder
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--mm-per-pixel must be a length above 0, got {args.mm_per_pixel:g}.")
     if args.format == "parquet":
         require_parquet()  # before anything is scored
-    files = FileList(args.paths, args.exclude, args.out, args.slices)
+    naming = None if args.class_name_from is None else ClassNames(args.class_name_from)
+    files = FileList(args.paths, args.exclude, args.out, args.slices, naming)
     _tell_passed(console, files)
     if not len(files):
         raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
@@ -64,25 +67,23 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--fdr {args.fdr:g} needs p-values: add --calibration CARD.")
     model = _load(args, card)
     card = model.calibration if card is None else card  # an exported folder may bring one
-    comparison = Comparison(args, model, files, console)
+    classes = files.classes(args.class_name)
+    comparison = Comparison(args, model, files, classes, console)
     if card is not None:
         model.use_calibration(card)  # once a panel that was given is there
-        entry = card.entry(args.class_name)
-        if card.unseen(args.class_name):
-            console.print(
-                f"The card is pooled and was not made for '{args.class_name}': nothing is promised for this class."
-            )
-        watch = watch_of(entry)
-    if model.identity(args.class_name)["backbone"] == MINI:
+        watches = {name: watch_of(card.entry(name)) for name in classes}
+        for name in filter(card.unseen, classes):
+            console.print(f"The card is pooled and was not made for '{name}': nothing is promised for this class.")
+    if model.identity(classes[0])["backbone"] == MINI:
         console.print(
             "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
             "Leave out --backbone for real work.[/yellow]"
         )
     method = model.method if isinstance(model, Predictor) else None
-    explanations = Explanations(args.explain, model, args.out, args.class_name, args.overlay_size)
+    explanations = Explanations(args.explain, model, args.out, args.overlay_size)
     if said := notices.seen_before(getattr(method, "trained_on", ()), args.paths):
         console.print(said, style="yellow", markup=False)
-    settings = _settings(args, model) | comparison.settings()
+    settings = _settings(args, model, classes[0] if len(classes) == 1 else None) | comparison.settings()
     maps = None if args.maps is None else RawMaps(args.maps, args.map_size)
     model.keeps_maps = maps is not None
     opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
@@ -91,14 +92,16 @@ def main(arguments: Sequence[str]) -> int:
         writer.note(page=page_settings(card, args.mm_per_pixel))
         comparison.prepare(bar)
         if card is not None:
-            watch.add(row.score for row in writer.rows() if row.score is not None)  # told before, or in time
+            for row in writer.rows():
+                if row.score is not None and row.class_name in watches:
+                    watches[row.class_name].add([row.score])  # told before, or in time
         task = bar.add_task("scoring", total=len(files), completed=len(writer))
         handed: deque[Found] = deque()
         with Recorder(writer, scale, not args.no_overlays, model.map_range, args.num_workers, maps) as recorder:
             recorder.start(files.roots)
             for batch in model.batches(
                 _noted((found for found in files if not writer.has(found.real)), handed),
-                args.class_name,
+                args.class_name if args.class_name in classes else classes[0],
                 threshold=args.threshold,
                 size="model" if args.no_overlays else args.overlay_size,
                 strict=args.strict,
@@ -107,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
             ):
                 recorder.add([handed.popleft() for _ in batch], explanations.of(batch))
                 if card is not None:
-                    _watch(console, watch, args, batch)
+                    _watch(console, watches, args, batch)
                 bar.advance(task, len(batch))
         finish(args.out, page=not args.no_page, parquet=args.format == "parquet" or None)
         status = summary(console, writer, model.map_range, recorder)
@@ -115,19 +118,22 @@ def main(arguments: Sequence[str]) -> int:
         if args.relative:
             console.print(f"{write_relative(args.out, writer.rows())}: places within this folder, no labels.")
         if args.fdr is not None and card is not None:
-            path, alarms, needed = write_fdr(args.out, writer.rows(), args.fdr, entry.calibration.n)
+            fewest = min(card.entry(name).calibration.n for name in classes)
+            path, alarms, needed = write_fdr(args.out, writer.rows(), args.fdr, fewest)
             console.print(
-                f"{alarms} alarms in {path}; with {entry.calibration.n} calibration images an alarm needs {needed} of "
-                f"the highest scores."
+                f"{alarms} alarms in {path}; with {fewest} calibration images an alarm needs {needed} of the highest "
+                f"scores."
             )
     return status
 
 
-def _watch(console: Console, watch: Watch, args: argparse.Namespace, batch: Sequence[Result]) -> None:
+def _watch(console: Console, watches: Mapping[str, Watch], args: argparse.Namespace, batch: Sequence[Result]) -> None:
     """Warn where the scores of production leave those of the card."""
-    for window in watch.add(result.pred_score for result in batch if result.error is None):
-        message = watch.message(window, args.class_name, recalibrate(args.calibration, args.class_name))
-        console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
+    for name, watch in watches.items():
+        scores = [one.pred_score for one in batch if one.error is None and one.class_name == name]
+        for window in watch.add(scores):
+            message = watch.message(window, name, recalibrate(args.calibration, name))
+            console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
 
 def _load(args: argparse.Namespace, card: Card | None) -> BasePredictor:
@@ -139,6 +145,7 @@ def _load(args: argparse.Namespace, card: Card | None) -> BasePredictor:
         return exported
     return load_model(
         **chosen_model(args, card),
+        **chosen_look(args, card),
         device=args.device,
         batch_size=args.batch_size,
         explain=args.explain == OWN,
@@ -156,15 +163,23 @@ def _noted(files: Iterator[Found], handed: deque[Found]) -> Iterator[Found]:
         yield found
 
 
-def _settings(args: argparse.Namespace, model: BasePredictor) -> dict[str, Any]:
-    """Return what rows and heat maps depend on; the paths are left out, so that a folder may grow."""
+def _settings(args: argparse.Namespace, model: BasePredictor, class_name: str | None) -> dict[str, Any]:
+    """Return what rows and heat maps depend on; the paths are left out, so that a folder may grow.
+
+    Args:
+        args: Of the command.
+        model: What scores.
+        class_name: What all images show; None if they differ.
+    """
     return {
         "zsad": __version__,
         # by content: a file may be replaced by another of the same name
-        **model.identity(args.class_name),
-        "calibration": None if model.calibration is None else card_settings(model.calibration, args.class_name),
+        **model.identity(class_name),
+        "where": model.where.identity(),
+        "calibration": None if model.calibration is None else card_settings(model.calibration, class_name),
         "adapters": model.licence_notice,
-        "class_name": args.class_name,
+        "class_name": class_name,
+        "class_name_from": args.class_name_from,
         "threshold": args.threshold,
         "explain": args.explain,
         "reading": {

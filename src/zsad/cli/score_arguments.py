@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zsad.cli.explain import add_explain_option
 from zsad.cli.exported import add_exported_options
+from zsad.cli.look_options import add_look_options
 from zsad.cli.model_options import add_model_options, method_table
 from zsad.images.levels import read_count
 from zsad.images.overlay import AUTO, MAP_FORMATS, Scale
@@ -22,10 +23,17 @@ def parser() -> argparse.ArgumentParser:
         "Exit status: 0, also if some files have a row with an error; 1 if nothing could be scored; 2 for an error.\n\n"
         + method_table(),
     )
-    made.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders (to every depth) and patterns")
+    made.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image files, folders (to every depth), patterns and manifests (CSV, JSON lines, Parquet with path, "
+        "class_name, roi, ignore_mask, group)",
+    )
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results; never an input")
     add_model_options(made)
     add_exported_options(made)
+    add_look_options(made)
     made.add_argument(
         "--calibration",
         type=Path,

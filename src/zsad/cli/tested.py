@@ -41,6 +41,7 @@ def write_test(
         "mean": dict(found.mean),
         "images": [[one.image_path, one.gt_label, one.pred_score] for one in images],
         "protocol": asdict(method.protocol),
+        "tiles": None if data.tiles is None else data.tiles.identity(),
         "hyper_parameters": {key: value for key, value in method.hparams.items() if isinstance(value, plain)},
         "backbone": {"name": method.clip.name, "position": method.clip.position},
         "trained_on": getattr(method, "trained_on", None),

@@ -89,6 +89,8 @@ class MapWriter(BasePredictionWriter):
                     judged = self.judge.of(path, name, score, prediction.anomaly_map[number])
                     doubts = filter(None, (row["warning"], judged["warning"]))
                     row |= judged | {"warning": " ".join(doubts) or None}
+                if "tiles" in batch:
+                    row["tiles"] = batch["tiles"]
                 file.write(json.dumps(row) + "\n")
 
     def _map_file(self, image_path: str, class_name: str, root: Path | None) -> str:

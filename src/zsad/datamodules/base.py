@@ -17,6 +17,7 @@ from zsad.datamodules.layout import child, folders_in
 from zsad.datamodules.records import PackedRecords
 from zsad.datamodules.sampler import UnpaddedDistributedSampler
 from zsad.datamodules.training import TrainingDataset, draw_shots, load_augment
+from zsad.functional.tiling import Tiles
 from zsad.images.levels import DEFAULT, ReadOptions
 from zsad.types import Batch, ImageProtocol, Record
 from zsad.weights.checkpoints import CheckpointError
@@ -46,7 +47,8 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         classes: Use only these classes (a number stands for its text).
         protocol: Size and normalisation of the tensors; None takes the method's when a Trainer runs, else the default
             of :class:`~zsad.types.ImageProtocol`.
-        batch_size: Images per batch; always 1 under ``resize="short_side"``, as images differ in size then.
+        batch_size: Images per batch; always 1 under ``resize="short_side"``, as images differ in size then. With
+            ``tiles``, tiles of one image per pass.
         num_workers: Worker processes per loader.
         counts: What to do if the numbers of test images are not those of the papers.
         mask_threshold: Grey level in 0..254 above which a pixel of a mask file is marked; 0 is the published rule.
@@ -67,6 +69,8 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         window: Grey levels that become black and white in pictures of more than 8 bits and of floats; masks stay.
         bits: Another way to say it: 12 stands for the window from 0 to 4095.
         max_pixels: A picture of more is refused before it is decoded.
+        tiles: How large images are cut for validation, test and prediction; masks and maps have then the resolution
+            that a tile has for the model. Training takes whole images.
 
     Raises:
         DatasetNotFoundError: On first use, if nothing is found.
@@ -100,6 +104,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         window: tuple[float, float] | None = None,
         bits: int | None = None,
         max_pixels: int = DEFAULT.max_pixels,
+        tiles: Tiles | None = None,
     ) -> None:
         super().__init__()
         if counts not in ("error", "warn", "ignore"):
@@ -125,6 +130,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         self.augment: Augment | None = load_augment(augment)
         self.on_error = on_error
         self.allow_same = allow_same
+        self.tiles = tiles
         self.reading = ReadOptions(None if window is None else (window[0], window[1]), bits, max_pixels)
         self._prompt_names = prompt_names
         self._records: dict[str, PackedRecords] = {}
@@ -227,6 +233,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
                 masks=self.has_masks if self.facts else None,
                 on_error=self.on_error,
                 reading=self.reading,
+                tiles=None if training else self.tiles,
                 augment=self.augment if training else None,
                 stitch=self.stitch if training else 0.0,
                 views=training and self.fixed_views,
@@ -303,7 +310,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
             sampler = UnpaddedDistributedSampler(dataset)
         return BatchLoader(
             dataset,
-            batch_size=1 if dataset.protocol.resize == "short_side" else self.batch_size,
+            batch_size=1 if dataset.protocol.resize == "short_side" or dataset.tiles is not None else self.batch_size,
             shuffle=shuffle,
             sampler=sampler,
             num_workers=self.num_workers,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from zsad.datamodules.records import PackedRecords
-from zsad.functional.tiling import named
+from zsad.functional.tiling import Tiles, named
 from zsad.images import ImageError, load_picture, mask_levels, mask_to_tensor, normalise, resized, to_pixels, to_tensor
 from zsad.images.levels import DEFAULT, ReadOptions
 from zsad.types import Batch, ImageProtocol, Record
@@ -62,10 +62,12 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
             :class:`BatchLoader` takes out and lists.
         augment: Changes image and mask at their own size, for training.
         reading: How grey levels beyond 8 bits are read.
+        tiles: How large images are cut: a sample has all parts of one then, and its mask at the merged map's size.
 
     Raises:
         ImageError: When reading a sample: the image or mask is unreadable.
         MaskSizeError: When reading a sample: the proportions of image and mask differ by more than 1 %.
+        ValueError: Tiles are asked for with images that keep their proportions.
     """
 
     def __init__(
@@ -78,7 +80,12 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
         on_error: Literal["raise", "skip"] = "raise",
         augment: Augment | None = None,
         reading: ReadOptions = DEFAULT,
+        tiles: Tiles | None = None,
     ) -> None:
+        if tiles is not None and protocol.resize != "squash":
+            raise ValueError(
+                f"Tiles are square and images of resize='{protocol.resize}' are not: take a protocol with 'squash'."
+            )
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
         self.records = records if isinstance(records, PackedRecords) else PackedRecords(records)
@@ -87,6 +94,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
         self.on_error = on_error
         self.augment = augment
         self.reading = reading
+        self.tiles = tiles
         self.has_labels = self.records.labelled
         self.has_masks = self.records.masked if masks is None else masks
         self.skipped: list[Skipped] = []
@@ -156,17 +164,26 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
             marked = np.zeros(shape, np.uint8) if mask is None else mask.astype(np.uint8)
             changed = self.augment(image=np.array(image), mask=marked)
             image, mask = Image.fromarray(changed["image"]), changed["mask"] != 0
+        seen = to_pixels if self._pixels else to_tensor
+        source = (image.height, image.width)
+        size = resized(source, self.protocol)
+        boxes = [] if self.tiles is None else self.tiles.boxes(source)
         sample: dict[str, Any] = {
-            "image": to_pixels(image, self.protocol) if self._pixels else to_tensor(image, self.protocol),
+            "image": torch.stack([seen(image.crop(box), self.protocol) for box in boxes])
+            if boxes
+            else seen(image, self.protocol),
             "class_name": record.class_name,
             "image_path": describe(record),
         }
+        if self.tiles is not None:
+            sample |= {"tile_box": torch.tensor(boxes), "source_size": torch.tensor(source)}
+            sample["tiles"] = self.tiles.identity()
+            size = self.tiles.map_size(source, self.protocol.size) if len(boxes) > 1 else size
         if warning is not None:
             sample["warning"] = warning
         if self.has_labels:
             sample["gt_label"] = record.label
         if self.has_masks:
-            size = resized((image.size[1], image.size[0]), self.protocol)
             sample["gt_mask"] = mask_to_tensor(np.zeros((1, 1), bool) if mask is None else mask, self.protocol, size)
         return sample
 
@@ -204,6 +221,7 @@ def collate(samples: Sequence[dict[str, Any] | Skipped]) -> tuple[Batch | None, 
     skipped = [sample for sample in samples if isinstance(sample, Skipped)]
     good = [sample for sample in samples if not isinstance(sample, Skipped)]
     doubts = [sample.pop("warning", None) for sample in good]
+    tiles = [sample.pop("tiles") for sample in good if "tiles" in sample]
     sizes = {tuple(sample["image"].shape[1:]) for sample in good}
     if len(sizes) > 1:
         raise ValueError(
@@ -213,6 +231,8 @@ def collate(samples: Sequence[dict[str, Any] | Skipped]) -> tuple[Batch | None, 
     batch = cast(Batch, default_collate(good)) if good else None
     if batch is not None and any(doubts):
         batch["warning"] = doubts
+    if batch is not None and tiles:
+        batch["tiles"] = tiles[0]
     return batch, skipped
 
 

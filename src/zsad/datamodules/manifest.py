@@ -1,37 +1,25 @@
-"""Lists of images as files: CSV, JSON lines and the community's ``meta.json``."""
+"""Lists of images as files become records."""
 
-import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zsad.datamodules.dataset import DataWarning
-from zsad.report.cells import read_cells
+from zsad.images.manifest import ALIASES, ManifestError, rows, value_of
 from zsad.types import Record
 
-_ALIASES = {
-    "image_path": ("image_path", "image", "img_path"),
-    "mask_path": ("mask_path", "mask"),
-    "class_name": ("class_name", "object", "cls_name"),
-    "label": ("label", "anomaly"),
-    "defect": ("defect", "specie_name"),
-    "split": ("split",),
-}
+_KEYS = ("image_path", "mask_path", "class_name", "label", "defect", "split")
 _LABELS = {"0": 0, "1": 1, "normal": 0, "anomaly": 1, "good": 0, "anomalous": 1}
-
-
-class ManifestError(ValueError):
-    """A list of images cannot be understood; the message names the file, the line and the value."""
 
 
 def read_manifest(
     path: Path, root: Path | None = None, split: str = "test", class_name: str = "object", strict: bool = True
 ) -> Iterator[Record]:
-    """Yield the records of a CSV file, of a JSON-lines file or of a ``meta.json``.
+    """Yield the records of a CSV, JSON-lines or Parquet file or of a ``meta.json``.
 
-    Columns or keys: ``image_path`` (also ``image``, ``img_path``), ``label`` (also ``anomaly``; 0, 1, 0.0, 1.0,
-    ``normal``, ``anomaly``), ``mask_path`` (``mask``), ``class_name`` (``object``, ``cls_name``), ``defect``
+    Columns or keys: ``image_path`` (also ``path``, ``image``, ``img_path``), ``label`` (also ``anomaly``; 0, 1, 0.0,
+    1.0, ``normal``, ``anomaly``), ``mask_path`` (``mask``), ``class_name`` (``object``, ``cls_name``), ``defect``
     (``specie_name``) and ``split``; all but the first may be missing or empty. A missing label follows from the mask.
     ``meta.json`` is ``{split: {class: [entry, ...]}}``.
 
@@ -50,12 +38,10 @@ def read_manifest(
         raise FileNotFoundError(f"No manifest '{path}'.")
     root = path.parent if root is None else root
     derived = 0
-    for where, row in _rows(path, split):
-        entry = {key: _value(row, names) for key, names in _ALIASES.items()}
+    for where, row in rows(path, split):
+        entry = {key: value_of(row, key) for key in _KEYS}
         if entry["image_path"] is None:
-            raise ManifestError(
-                f"{where} has no image path; expected one of {_ALIASES['image_path']} in {sorted(row)}."
-            )
+            raise ManifestError(f"{where} has no image path; expected one of {ALIASES['image_path']} in {sorted(row)}.")
         if entry["split"] is not None and str(entry["split"]).lower() != split.lower():
             continue
         label = _label(entry["label"], where)
@@ -75,57 +61,6 @@ def read_manifest(
             DataWarning,
             stacklevel=2,
         )
-
-
-def _rows(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield where each row stands and its values."""
-    kind = path.suffix.lower()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if kind == ".csv":
-            for number, row in enumerate(read_cells(file), start=2):
-                yield f"'{path}' line {number}", row
-        elif kind in {".jsonl", ".ndjson"}:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"'{path}' line {number}", _object(line, f"'{path}' line {number}")
-        elif kind == ".json":
-            yield from _meta(_parse(file.read(), f"'{path}'"), path, split)
-        else:
-            raise ManifestError(f"'{path}' is not a manifest; expected .csv, .jsonl, .ndjson or .json, got '{kind}'.")
-
-
-def _meta(content: Any, path: Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(content, list):
-        content = {split: {"": content}}
-    if not isinstance(content, dict):
-        raise ManifestError(f"'{path}': expected {{split: {{class: [entry, ...]}}}}, got {type(content).__name__}.")
-    key = next((name for name in content if name.lower() == split.lower()), None)
-    if key is None:
-        raise ManifestError(f"'{path}' has no split '{split}', only {sorted(content)}.")
-    for name, entries in (content[key] or {}).items():
-        for number, entry in enumerate(entries):
-            where = f"'{path}' {key}/{name}[{number}]"
-            if not isinstance(entry, dict):
-                raise ManifestError(f"{where}: expected an object, got {type(entry).__name__}.")
-            yield where, {"cls_name": name or None} | entry
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    value = _parse(text, where)
-    if not isinstance(value, dict):
-        raise ManifestError(f"{where}: expected an object, got {type(value).__name__}.")
-    return value
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{where} is not JSON: {error}.") from error
-
-
-def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
 def _label(value: Any, where: str) -> int | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zsad.datamodules.base import BenchmarkDataModule
-from zsad.datamodules.manifest import ManifestError
+from zsad.images.manifest import ManifestError
 from zsad.types import Record
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zsad.datamodules.layout import folders_in
-from zsad.datamodules.manifest import ManifestError
 from zsad.datamodules.mvtec import MVTecLike
+from zsad.images.manifest import ManifestError
 from zsad.types import Record
 
 _SPLIT_FILE = Path("split_csv", "1cls.csv")

@@ -14,13 +14,15 @@ from zsad.decision.entry import ClassEntry, Decision
 
 MODEL_KEYS = (
     "method", "options", "backbone", "backbone_weights", "learned_parameters", "references", "precision", "runtime",
-    "panel",
+    "panel", "tiles",
 )  # fmt: skip
 """What decides a score, besides the protocol."""
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 """What computes; a card serves the one that it was made with, see :meth:`Card.carried`."""
 TORCH = RUNTIMES[0]
+
+_PER_CLASS = ("references", "panel")  # of a card with several classes: a mapping, where they differ
 
 _WORDS = {
     "backbone_weights": "backbone weights", "learned_parameters": "learned parameters (adapters)",
@@ -118,6 +120,10 @@ class Card:
             f'"{class_name}" --add\', or score as one of those.'
         )
 
+    def knows(self, class_name: str) -> bool:
+        """Return whether there is an entry for a class, be it the pooled one."""
+        return self.pooled or class_name in self.classes
+
     def unseen(self, class_name: str) -> bool:
         """Return whether a pooled card is asked about a class that it is not named after."""
         return self.pooled and class_name not in self.classes
@@ -136,20 +142,26 @@ class Card:
         """Return the share of normal images that score at least as high, this one counted among them."""
         return self.decide(score, class_name).p_value
 
-    def require(self, model: Mapping[str, Any], protocol: Mapping[str, Any] | None = None) -> None:
+    def require(
+        self, model: Mapping[str, Any], protocol: Mapping[str, Any] | None = None, class_name: str | None = None
+    ) -> None:
         """Refuse a model other than that of the card.
 
         Args:
             model: Keys as in :data:`MODEL_KEYS`; those that are absent are not compared.
             protocol: Of the images; not compared if None.
+            class_name: Whose references and panel the model has, where the card knows several.
 
         Raises:
             CardError: Something that decides a score differs; the message names both values.
         """
         own = json.loads(json.dumps(dict(model)))
         for key in MODEL_KEYS:
-            if key in own and own[key] != self.model.get(key):
-                raise CardError(_differs(_WORDS.get(key, key), self.model.get(key), own[key]))
+            kept = self.model.get(key)
+            if key in _PER_CLASS and isinstance(kept, Mapping):
+                kept = kept.get(class_name) if class_name is not None else own.get(key)
+            if key in own and own[key] != kept:
+                raise CardError(_differs(_WORDS.get(key, key), kept, own[key]))
         if protocol is not None:
             given = json.loads(json.dumps(dict(protocol)))
             for key in sorted({*given, *self.protocol}):
@@ -185,6 +197,23 @@ class Card:
     def overlap(self, digests: Iterable[str]) -> list[str]:
         """Return those of the image digests that belong to calibration images of any class."""
         return sorted(self.image_digests & set(digests))
+
+    def joined(self, other: "Card") -> "Card":
+        """Return a card that knows the class of another one as well, made with the same model.
+
+        References and panels are those of each class.
+
+        Raises:
+            CardError: Something else that decides a score differs.
+        """
+        (name, entry), *_ = other.classes.items()
+        self.require({key: value for key, value in other.model.items() if key not in _PER_CLASS}, other.protocol)
+        model = dict(self.model)
+        for key in _PER_CLASS:
+            kept, new = self.model.get(key), other.model.get(key)
+            mine = dict(kept) if isinstance(kept, Mapping) else dict.fromkeys(self.classes, kept)
+            model[key] = {**mine, name: new} if {*mine.values(), new} != {new} else new
+        return replace(self, model=model, classes={**self.classes, name: entry})
 
     def with_class(self, name: str, entry: ClassEntry) -> "Card":
         """Return a card that knows one more class, or a class anew."""

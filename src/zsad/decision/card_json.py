@@ -80,6 +80,8 @@ def _entry_json(entry: ClassEntry) -> dict[str, Any]:
         "anomalous": None if entry.anomalous is None else _plain(entry.anomalous),
         "regions": None,
     }
+    if entry.where is not None:  # left out else: cards of whole pictures keep their digest
+        found["where"] = dict(entry.where)
     if (regions := entry.regions) is not None:
         found["regions"] = {
             "kind": regions.kind,
@@ -140,11 +142,16 @@ def _entry(content: Any, place: str) -> ClassEntry:
     upper = np.asarray(_list_of_numbers(content, "p_upper", place))
     if len(upper) != len(calibration.scores) + 1 or ((upper <= 0) | (upper > 1)).any() or (np.diff(upper) > 0).any():
         raise CardError(f"'{place}.p_upper' must fall from 1 to above 0, with one value more than there are scores.")
+    where = _get(content, "where", dict, None, place=place)
+    if where is not None and (
+        set(where) != {"roi", "ignore_mask"} or not all(isinstance(one, (str, type(None))) for one in where.values())
+    ):
+        raise CardError(f"'{place}.where' is {_cut(where)}, expected texts for 'roi' and 'ignore_mask'.")
     return ClassEntry(
         calibration, read, None if rule.get("delta") is None else _number(rule, "delta", place, 0, 1), k, threshold,
         (_share_or_none(rate, "mean", place), _share_or_none(rate, "upper95", place)), upper, tuple(digests),
         _get(content, "groups", dict, None, place=place), _get(content, "anomalous", dict, None, place=place),
-        _regions(_get(content, "regions", dict, None, place=place), f"{place}.regions"),
+        _regions(_get(content, "regions", dict, None, place=place), f"{place}.regions"), where,
     )  # fmt: skip
 
 

@@ -96,6 +96,7 @@ class ClassEntry:
         p_upper: Bound of each number of kept scores below a score, (kept + 1,).
         image_digests: Short hashes of the calibration images' pixels, sorted; nothing else of the images is kept.
         groups: How one photo per part was taken.
+        where: Region of interest, as text, and hash of the mask of what does not count; None for whole pictures.
         anomalous: Numbers of the labelled images and what the rule does to them, in sample and held out.
         regions: None if maps were not calibrated.
     """
@@ -111,6 +112,7 @@ class ClassEntry:
     groups: Mapping[str, Any] | None = None
     anomalous: Mapping[str, Any] | None = field(default=None)
     regions: RegionRule | None = None
+    where: Mapping[str, str | None] | None = None
 
     @property
     def alpha(self) -> float | None:

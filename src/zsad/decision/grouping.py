@@ -17,7 +17,17 @@ def one_per_group(paths: Sequence[str], pattern: str, seed: int = 0) -> list[str
     Raises:
         ValueError: The pattern is no regular expression, or a path does not match it.
     """
-    names = group_names(paths, pattern)
+    return one_of_each(paths, group_names(paths, pattern), seed)
+
+
+def one_of_each(paths: Sequence[str], names: Sequence[str], seed: int = 0) -> list[str]:
+    """Return one path of each group, drawn by a seed, in the order given.
+
+    Args:
+        paths: Paths of images.
+        names: Of each path's group.
+        seed: Of the draw; it does not depend on the order of the paths.
+    """
     members: dict[str, list[str]] = {}
     for path, name in zip(paths, names, strict=True):
         members.setdefault(name, []).append(path)

@@ -14,9 +14,11 @@ from zsad.decision.card import Card
 from zsad.decision.card_json import CardError
 from zsad.deploy.engines import open_engine
 from zsad.deploy.folder import CARD, read_meta
+from zsad.functional.tiling import Tiles
 from zsad.images.levels import ReadOptions
 from zsad.images.overlay import Limits
 from zsad.images.pixels import enlarged, model_pixels
+from zsad.images.where import EVERYWHERE, Where
 from zsad.inference.base import BasePredictor
 from zsad.inference.opening import Opened
 from zsad.inference.outcome import Outcome, ScoreError
@@ -38,6 +40,8 @@ class Runtime(BasePredictor):
         batch_size: Images per pass; it changes speed and memory, not the results.
         calibration: A card or its file; None takes the folder's ``card.json``, if there is one.
         reading: How grey levels beyond 8 bits are read, and how many pixels are too many.
+        tiles: How large pictures are cut; None scores them whole.
+        where: Where to look in each picture, unless a manifest says it.
 
     Raises:
         FolderError: The folder is no export, or one of its files was changed.
@@ -59,8 +63,10 @@ class Runtime(BasePredictor):
         batch_size: int = 8,
         calibration: Card | str | Path | None = None,
         reading: ReadOptions | None = None,
+        tiles: Tiles | None = None,
+        where: Where = EVERYWHERE,
     ) -> None:
-        super().__init__(batch_size, reading)
+        super().__init__(batch_size, reading, tiles, where)
         self.folder, self.runtime = Path(folder), runtime
         self.meta: dict[str, Any] = read_meta(self.folder)
         self.precision = self.meta["precision"] if precision == "32" else precision
@@ -165,11 +171,12 @@ class Runtime(BasePredictor):
             )
         )
 
-    def identity(self, class_name: str) -> dict[str, Any]:
-        """Return what decides the scores of a class, the protocol among it."""
+    def identity(self, class_name: str | None) -> dict[str, Any]:
+        """Return what decides the scores of a class, of any for None, the protocol among it."""
         return {
             **self.meta["model"],
             "references": self.meta["references_of"].get(class_name),
+            "tiles": None if self.tiles is None else self.tiles.identity(),
             "precision": self.precision,
             "runtime": self.runtime,
             "protocol": self.meta["protocol"],

@@ -28,7 +28,11 @@ class Found:
         below: Path below the given folder with forward slashes, the file's name if the file itself was given. It does
             not change when the folder moves; per-image random numbers depend on it.
         root: The resolved folder that ``below`` starts from.
-        error: Why a folder could not be walked; None for a file.
+        error: Why a folder could not be walked, or a file not be taken; None if all is well.
+        class_name: What it shows, where a list or a rule says so.
+        roi: Where to look, as :class:`zsad.images.where.Roi` reads it, where a list says so.
+        ignore_mask: Picture of what does not count, where a list says so.
+        group: What other images it belongs together with, where a list says so.
     """
 
     path: str
@@ -36,6 +40,10 @@ class Found:
     below: str
     root: str
     error: str | None = None
+    class_name: str | None = None
+    roi: str | None = None
+    ignore_mask: str | None = None
+    group: str | None = None
 
 
 def is_image(name: str) -> bool:

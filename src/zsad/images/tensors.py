@@ -1,13 +1,17 @@
 """Pictures and masks become tensors as the protocol says."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from zsad.functional.tiling import Tiles
 from zsad.images.pixels import model_pixels, resized
 from zsad.images.reading import Size
+from zsad.images.where import EVERYWHERE, Where
 from zsad.types import ImageProtocol
 
 
@@ -28,6 +32,33 @@ def normalise(pixels: Tensor, protocol: ImageProtocol) -> Tensor:
     """Return 8-bit pictures (..., 3, height, width) as float32, from [0, 1] normalised as the protocol says."""
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (protocol.mean, protocol.std))
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a picture is looked at: where, and whether in tiles.
+
+    Args:
+        protocol: Size and normalisation of the tensors.
+        tiles: How it is cut; None for whole.
+        where: What is cut out before.
+    """
+
+    protocol: ImageProtocol
+    tiles: Tiles | None = None
+    where: Where = EVERYWHERE
+
+    def __call__(self, picture: Image.Image) -> list[Tensor]:
+        """Return the picture, or what is looked at of it, and its tiles, each (3, height, width).
+
+        Raises:
+            ImageError: The region of interest leaves the picture.
+        """
+        if self.where.roi is not None:
+            picture = picture.crop(self.where.box((picture.height, picture.width)))
+        boxes = [] if self.tiles is None else self.tiles.boxes((picture.height, picture.width))
+        parts = [picture.crop(box) for box in boxes if box != (0, 0, *picture.size)]
+        return [to_tensor(part, self.protocol) for part in (picture, *parts)]
 
 
 def mask_to_tensor(mask: NDArray[np.bool_], protocol: ImageProtocol, size: Size | None = None) -> Tensor:

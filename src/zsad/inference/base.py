@@ -15,16 +15,20 @@ from PIL import Image
 
 from zsad.decision.card import Card
 from zsad.decision.card_json import CardError
+from zsad.functional.tiling import Tiles
 from zsad.images.fragments import exists
 from zsad.images.levels import ReadOptions
-from zsad.images.listing import walk
+from zsad.images.manifest import inputs as inputs_of
 from zsad.images.overlay import Limits
+from zsad.images.where import EVERYWHERE, Where, told
 from zsad.inference.ahead import ahead_of, in_batches, one_behind
 from zsad.inference.files import expanded
 from zsad.inference.inputs import flat, is_array, is_one, with_classes
 from zsad.inference.opening import Opened, Opener, Size
-from zsad.inference.outcome import Outcome, Pending
+from zsad.inference.outcome import Outcome, Pending, ScoreError
+from zsad.inference.placing import Placed, place
 from zsad.inference.result import Result
+from zsad.inference.tiled import Tiler
 
 READERS = min(4, os.cpu_count() or 1)
 """Threads that read images ahead, unless something else is asked for."""
@@ -39,6 +43,8 @@ class BasePredictor(ABC):
     Args:
         batch_size: Images per pass; it changes speed and memory, not the results.
         reading: How grey levels beyond 8 bits are read, and how many pixels are too many.
+        tiles: How large pictures are cut; None scores them whole. A pass then takes tiles of several images.
+        where: Where to look in each picture, unless a manifest says it.
 
     Raises:
         ValueError: The batch size is less than 1.
@@ -47,11 +53,18 @@ class BasePredictor(ABC):
     one_behind = False
     """Whether a batch is launched before the last one's outcomes are read: for devices that compute by themselves."""
 
-    def __init__(self, batch_size: int = 8, reading: ReadOptions | None = None) -> None:
+    def __init__(
+        self,
+        batch_size: int = 8,
+        reading: ReadOptions | None = None,
+        tiles: Tiles | None = None,
+        where: Where = EVERYWHERE,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.batch_size = batch_size
         self.reading = ReadOptions() if reading is None else reading
+        self.tiles, self.where = tiles, where
         self.calibration: Card | None = None
         self.keeps_maps = False
         """Whether results carry the map at the model's size beside that at their own."""
@@ -86,13 +99,17 @@ class BasePredictor(ABC):
         outcomes = self.outcomes(batch)
         return lambda: outcomes
 
+    def refusal(self, one: Opened) -> Outcome | None:
+        """Return what is said of a picture that is not scored, being a reference; None if it is scored."""
+        return None
+
     @abstractmethod
     def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Return a map (height, width) bilinearly at another size (height, width)."""
 
     @abstractmethod
-    def identity(self, class_name: str) -> dict[str, Any]:
-        """Return what decides the scores of a class as JSON values, the protocol among it."""
+    def identity(self, class_name: str | None) -> dict[str, Any]:
+        """Return what decides the scores of a class, of any for None, as JSON values, the protocol among it."""
 
     @abstractmethod
     def check_card(self, card: Card) -> Card:
@@ -159,7 +176,7 @@ class BasePredictor(ABC):
 
     def gather(self, x: Any, class_name: str | Iterable[str]) -> Iterable[Any]:
         """Return a folder or many pictures as inputs, one image each."""
-        return walk([os.fspath(x)]) if isinstance(x, (str, os.PathLike)) else flat(x)
+        return inputs_of([os.fspath(x)]) if isinstance(x, (str, os.PathLike)) else flat(x)
 
     def begin(self, class_name: str) -> None:  # noqa: B027  # most have nothing to do
         """Get ready for images of a class."""
@@ -223,61 +240,87 @@ class BasePredictor(ABC):
             self.begin(class_name)
             if self.calibration is not None:
                 self.calibration.entry(class_name)  # refuses a class that the card does not have, before any image
-        ahead = num_workers + self.batch_size
-        cards = self.calibration is not None
-        opener = Opener(self.prepare, self.reading, size, strict, content, cards, self._least(size))
+        opener = Opener(
+            self.prepare, self.reading, size, strict, content, self.calibration is not None, self._least(size),
+            self.where, self.tiles is not None,
+        )  # fmt: skip
+        ahead = num_workers + (self.batch_size if self.tiles is None else 0)  # large pictures wait at their own size
         opened = ahead_of(opener, with_classes(inputs, class_name), num_workers, ahead)
-        launched = (self._launched(batch) for batch in in_batches(opened, self.batch_size))
-        for batch, pending in one_behind(launched, self.one_behind):
-            yield self.results_of(batch, pending(), threshold, strict, size)
+        if self.tiles is None:
+            launched = (self._launched(batch) for batch in in_batches(opened, self.batch_size))
+            scored = (_pairs(batch, pending()) for batch, pending in one_behind(launched, self.one_behind))
+        else:
+            full = lambda one: one.where.ignore_mask is not None or self._needs_full(one.class_name)  # noqa: E731
+            tiler = Tiler(
+                self.tiles, self.prepare, self.launch, self.batch_size, num_workers, self.one_behind, self.refusal, full
+            )
+            scored = (tiler(itertools.islice(itertools.chain([one], opened), self.batch_size)) for one in opened)
+        for pairs in scored:
+            yield [self._result(one, outcome, threshold, strict, size) for one, outcome in pairs]
 
     def _launched(self, batch: list[Opened]) -> tuple[list[Opened], Pending]:
         return batch, self.launch([one for one in batch if one.tensor is not None])
 
     def _least(self, size: Size) -> int | None:
         """Pixels that both sides of a picture must keep when it is decoded small; None if it must not be."""
-        if not self.reading.fast_decode or size == "native" or self.input_side is None:
+        if not self.reading.fast_decode or size == "native" or self.input_side is None or self.tiles is not None:
             return None
         return max(_GAP * self.input_side, size if isinstance(size, int) else 0)
 
     def results_of(
         self, batch: list[Opened], found: list[Outcome], threshold: float | None, strict: bool, size: Size
     ) -> list[Result]:
-        """Return the results of pictures, given the outcomes of those that could be opened."""
-        outcomes = iter(found)
-        results = []
+        """Return the results of pictures that were not cut, given the outcomes of those that could be opened."""
+        return [self._result(*pair, threshold, strict, size) for pair in _pairs(batch, found)]
+
+    def _needs_full(self, class_name: str) -> bool:
+        card = self.calibration
+        found = card is not None and card.knows(class_name) and card.entry(class_name).regions is not None
+        return self.keeps_maps or found
+
+    def _result(self, one: Opened, outcome: Outcome, threshold: float | None, strict: bool, size: Size) -> Result:
+        error = one.error or outcome.error
+        found, entry = Placed(float("nan"), outcome.map, None, None), None
+        if error is None:
+            try:
+                entry = None if self.calibration is None else self.calibration.entry(one.class_name)
+                if entry is not None and entry.where != one.where.identity():
+                    raise ScoreError(
+                        f"Cannot judge '{one.called}': the card of '{one.class_name}' was made looking at "
+                        f"{told(entry.where)}, this image is looked at in {told(one.where.identity())}."
+                    )
+                full = self.keeps_maps or (entry is not None and entry.regions is not None and size != "native")
+                found = place(one, outcome, self.enlarge, self.map_range, full)
+            except (ScoreError, CardError) as failure:
+                error = failure
+        if strict and error is not None:
+            raise error
         known = set() if self.calibration is None else self.calibration.image_digests
-        for one in batch:
-            outcome = Outcome.nothing() if one.tensor is None else next(outcomes)
-            if strict and outcome.error is not None:
-                raise outcome.error
-            error = one.error or outcome.error
-            failed = error is not None
-            side = (one.picture.height, one.picture.width)
-            entry = None if self.calibration is None else self.calibration.entry(one.class_name)
-            model_map: NDArray[np.float32] | None = None
-            regions = entry is not None and entry.regions is not None and size != "native"
-            if (regions or self.keeps_maps) and not failed:
-                model_map = outcome.map
-            doubts = (one.warning, outcome.warning, CALIBRATED if one.pixels in known else None)
-            results.append(
-                Result(
-                    outcome.score,
-                    outcome.map if failed else self.enlarge(outcome.map, side),
-                    one.picture,
-                    one.class_name,
-                    one.path,
-                    threshold,
-                    str(error) if failed else None,
-                    self.map_range,
-                    outcome.explanation,
-                    " ".join(filter(None, doubts)) or None,
-                    one.size,
-                    one.file,
-                    fitting_window=one.fitting,
-                    calibration=entry,
-                    model_map=model_map,
-                    enlarge=self.enlarge,
-                )
-            )
-        return results
+        doubts = (one.warning, outcome.warning, CALIBRATED if one.pixels in known else None)
+        return Result(
+            found.score,
+            found.anomaly_map,
+            one.picture,
+            one.class_name,
+            one.path,
+            threshold,
+            None if error is None else str(error),
+            self.map_range,
+            outcome.explanation,
+            " ".join(filter(None, doubts)) or None,
+            one.size,
+            one.file,
+            fitting_window=one.fitting,
+            calibration=entry,
+            model_map=found.full,
+            enlarge=self.enlarge,
+            left_out=found.left_out,
+            where=one.where.identity(),
+            tiles=None if self.tiles is None or error is not None else {**self.tiles.identity(), "n": outcome.parts},
+        )
+
+
+def _pairs(batch: list[Opened], found: list[Outcome]) -> Iterator[tuple[Opened, Outcome]]:
+    outcomes = iter(found)
+    for one in batch:
+        yield one, Outcome.nothing() if one.tensor is None else next(outcomes)

@@ -1,6 +1,6 @@
 """Cards from images: scores of normal images, and of labelled ones, become a calibration."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +15,8 @@ from zsad.decision.entry import calibrate as entry_of
 from zsad.decision.grouping import one_per_group, split
 from zsad.decision.regions import area_in_pixels, largest_area
 from zsad.decision.rules import Rule
-from zsad.images import list_images, load_rgb, to_tensor
+from zsad.images import list_images, load_rgb
+from zsad.images.where import told
 from zsad.inference.identity import reference_paths
 from zsad.inference.inputs import pixel_digest
 from zsad.inference.result import Result
@@ -39,6 +40,8 @@ class Seen:
     """Number of pixels of the largest region above the threshold that was given; 0 without one."""
     digest: str
     """Of the pixels."""
+    where: Mapping[str, str | None] | None = None
+    """Where was looked, see :meth:`zsad.images.where.Where.identity`."""
 
     @classmethod
     def of(cls, result: Result, pixel_threshold: float | None = None) -> "Seen":
@@ -51,7 +54,9 @@ class Seen:
             raise ValueError(f"A calibration needs readable images: {result.error}")
         area = 0 if pixel_threshold is None else largest_area(result.anomaly_map, pixel_threshold)
         peak = float(result.anomaly_map.max())
-        return cls(str(result.image_path or ""), result.pred_score, peak, area, pixel_digest(result.image))
+        return cls(
+            str(result.image_path or ""), result.pred_score, peak, area, pixel_digest(result.image), result.where
+        )
 
 
 def calibrate(
@@ -163,6 +168,7 @@ def card_of(
         anomalous=np.asarray([one.score for one in anomalous], dtype=np.float32), prevalence=prevalence,
         image_digests=[one.digest for one in good], groups=groups, regions=region_rule, what=what, seed=seed,
     )  # fmt: skip
+    entry = replace(entry, where=_one_place(good, class_name))
     own = predictor.identity(class_name)
     protocol = own.pop("protocol")
     return Card(
@@ -173,6 +179,17 @@ def card_of(
         datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         __version__,
         licence_notice=str(predictor.licence_notice or "") or None,
+    )
+
+
+def _one_place(good: Sequence[Seen], class_name: str) -> Mapping[str, str | None] | None:
+    first = good[0]
+    other = next((one for one in good if one.where != first.where), None)
+    if other is None:
+        return first.where
+    raise ValueError(
+        f"'{first.path}' is looked at in {told(first.where)}, '{other.path}' in {told(other.where)}: the card of "
+        f"'{class_name}' needs one region of interest and one mask for all of them, or a class name for each."
     )
 
 
@@ -250,7 +267,7 @@ def _refuse_panel(method: Transductive, class_name: str, seen: Iterable[Seen]) -
         )
     for one in seen:
         key = (
-            panel.holds_pixels(method.digest(to_tensor(load_rgb(one.path, method.reading), method.protocol)))
+            panel.holds_pixels(method.digest(method.parts_of(load_rgb(one.path, method.reading))[0]))
             if one.path
             else None
         )

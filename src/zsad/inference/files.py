@@ -7,7 +7,7 @@ import os
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsad.images.fragments import resolved, split
-from zsad.images.listing import Found, walk
+from zsad.images.listing import Found
+from zsad.images.manifest import inputs
 from zsad.images.medical import expand_slices, slice_step
 
 _MIB = 2**20
@@ -91,10 +92,11 @@ class FileList:
     bytes per image and a folder that is removed later leaves a row for each of its images.
 
     Args:
-        paths: Files, folders, and patterns such as ``"photos/*.png"`` where no file has that very name.
+        paths: Files, folders, manifests, and patterns such as ``"photos/*.png"`` where no file has that very name.
         exclude: Patterns of shown paths that are left out.
         avoid: Folder that is not entered: a run's own output is never its input.
         slices: ``"all"`` or ``"every:5"``: volumes and files of several pictures stand for so many of their slices.
+        naming: Gives each file its class, see :class:`zsad.inference.products.ClassNames`.
 
     Raises:
         FileNotFoundError: A path does not exist.
@@ -107,24 +109,43 @@ class FileList:
         exclude: Sequence[str] = (),
         avoid: str | Path | None = None,
         slices: str | None = None,
+        naming: Callable[[Found], Found] | None = None,
     ) -> None:
         self.passed: Counter[str] = Counter()
         """Files that are no images, counted by extension."""
-        self.repeated = 0
-        """Names of images that another name stands for already."""
-        self.roots: list[str] = []
-        """The resolved folders that paths below start from, in order."""
-        self._spool = tempfile.TemporaryFile(prefix="zsad-")  # noqa: SIM115
-        found_digests = array("Q")
-        roots: dict[str, None] = {}
         given = outermost(expanded(paths))
         results: list[str | Path] = [] if avoid is None else [avoid]
         if avoid is not None and os.path.realpath(avoid) in map(os.path.realpath, given):
             results = [os.path.join(avoid, name) for name in ("overlays", "maps")]  # results beside the images
-        for found in sliced(walk(given, self.passed, results), slices):
-            if any(fnmatch(found.path, pattern) for pattern in exclude):
-                continue
+        every = sliced(inputs(given, self.passed, results), slices)
+        kept = (one for one in every if not any(fnmatch(one.path, pattern) for pattern in exclude))
+        self._keep(kept if naming is None else map(naming, kept))
+
+    @classmethod
+    def of(cls, files: Iterable[Found]) -> "FileList":
+        """Return the list of files that were found before."""
+        made = cls.__new__(cls)
+        made.passed = Counter()
+        made._keep(files)
+        return made
+
+    def _keep(self, files: Iterable[Found]) -> None:
+        self.repeated = 0
+        """Names of images that another name stands for already."""
+        self.roots: list[str] = []
+        """The resolved folders that paths below start from, in order."""
+        self.named: set[str] = set()
+        """The classes that a manifest or a rule names."""
+        self.all_named = True
+        """Whether every readable image has one of them."""
+        self._spool = tempfile.TemporaryFile(prefix="zsad-")  # noqa: SIM115
+        found_digests = array("Q")
+        roots: dict[str, None] = {}
+        for found in files:
             roots[found.root] = None
+            if found.class_name is not None:
+                self.named.add(found.class_name)
+            self.all_named &= found.class_name is not None or found.error is not None
             found_digests.append(digest(found.real))
             self._spool.write(json.dumps(astuple(found)).encode() + b"\n")
         self.roots = list(roots)
@@ -132,6 +153,10 @@ class FileList:
         self.digests, counts = np.unique(every, return_counts=True)
         self._several = frozenset(map(int, self.digests[counts > 1]))
         self.repeated = len(every) - len(self.digests)
+
+    def classes(self, usual: str) -> list[str]:
+        """Return the classes of the images, sorted; ``usual`` is that of images without one of their own."""
+        return sorted(self.named if self.all_named and self.named else {*self.named, usual})
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from zsad.images import ImageError, load_rgb, to_tensor
+from zsad.images import Found, ImageError, load_rgb
 from zsad.inference.files import FileList, sha256
+from zsad.inference.panels import seen
 from zsad.inference.settings import replace
 from zsad.methods.musc import Panel, PanelError, Transductive
 from zsad.methods.musc.build import Member, Progress
@@ -41,7 +42,7 @@ class FolderPanel:
     def __init__(
         self,
         method: Transductive,
-        files: FileList,
+        files: FileList | Sequence[Found],
         out: Path,
         class_name: str,
         say: Callable[[str], object] = lambda text: None,
@@ -73,6 +74,7 @@ class FolderPanel:
                 panel was made with other settings.
         """
         if not self.notes.is_file():
+            self.notes.parent.mkdir(parents=True, exist_ok=True)
             self._draw(progress)
         listed = self._read_notes()
         if self.file.is_file():
@@ -124,11 +126,11 @@ class FolderPanel:
             listed, settings = content["images"], content["settings"]
         except (ValueError, KeyError) as error:
             raise PanelError(f"'{self.notes}' is no list of a panel ({error}); --fresh draws one anew.") from error
-        there: dict[str, list[str]] = {}
+        there: dict[str, list[Found]] = {}
         wanted = {one["path"] for one in listed}
         for found in self.files:
             if found.below in wanted and os.path.isfile(found.path):
-                there.setdefault(found.below, []).append(found.path)
+                there.setdefault(found.below, []).append(found)
         if changed := differences(settings, self.method.panel_settings()):
             raise PanelError(
                 f"'{self.notes}' was drawn with other settings ({changed}). Use another folder, or --fresh to start "
@@ -136,22 +138,22 @@ class FolderPanel:
             )
         return [self._member(one["path"], one["sha256"], there.get(one["path"], [])) for one in listed]
 
-    def _member(self, key: str, content: str, paths: Sequence[str]) -> Member:
+    def _member(self, key: str, content: str, files: Sequence[Found]) -> Member:
         """The image of that content among the files of that name."""
-        path = next((path for path in paths if sha256(path) == content), None)
-        if path is None and paths:
+        file = next((one for one in files if sha256(one.path) == content), None)
+        if file is None and files:
             raise PanelError(
-                f"'{paths[0]}' is an image of the panel and has changed since it was drawn: every score depends on it. "
-                f"Restore it, or start over with --fresh."
+                f"'{files[0].path}' is an image of the panel and has changed since it was drawn: every score depends "
+                f"on it. Restore it, or start over with --fresh."
             )
 
         def opened() -> torch.Tensor:
-            if path is None:
+            if file is None:
                 raise PanelError(
                     f"'{key}' is an image of the panel and was gone before it was looked at. Restore it, or start over "
                     f"with --fresh."
                 )
-            return to_tensor(load_rgb(path, self.method.reading), self.method.protocol)
+            return seen(self.method, file)
 
         return Member(key, opened, content)
 

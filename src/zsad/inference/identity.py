@@ -8,6 +8,7 @@ from typing import Any
 
 from zsad.decision import Card, CardError
 from zsad.decision.card import TORCH
+from zsad.functional.tiling import Tiles
 from zsad.images import list_images, load_rgb
 from zsad.inference.inputs import pixel_digest
 from zsad.methods import METHODS, Method
@@ -21,15 +22,20 @@ _HASHED = frozenset({"cache_dir", "llm_cache"})
 
 
 def model_identity(
-    method: Method, class_name: str | None = None, precision: str = "32", runtime: str = TORCH
+    method: Method,
+    class_name: str | None = None,
+    precision: str = "32",
+    runtime: str = TORCH,
+    tiles: Tiles | None = None,
 ) -> dict[str, Any]:
     """Return what decides the scores of a method, for :meth:`zsad.decision.Card.require`.
 
     Args:
         method: Loaded.
-        class_name: Class whose reference images count; without one, of all classes in the memory.
+        class_name: Class whose reference images count; without one, all of them do.
         precision: As the door was asked for it.
         runtime: What computes, one of :data:`zsad.decision.card.RUNTIMES`.
+        tiles: How pictures are cut.
     """
     return {
         "method": type(method).__name__,
@@ -41,6 +47,7 @@ def model_identity(
         "precision": precision,
         "runtime": runtime,
         "panel": panel_key(method, class_name),
+        "tiles": None if tiles is None else tiles.identity(),
     }
 
 
@@ -97,16 +104,18 @@ def reference_digests(method: Method, class_name: str) -> list[str]:
     return [pixel_digest(load_rgb(path, method.reading)) for path in reference_paths(method, class_name)]
 
 
-def check_card(card: Card, method: Method, precision: str = "32", runtime: str = TORCH) -> None:
+def check_card(
+    card: Card, method: Method, precision: str = "32", runtime: str = TORCH, tiles: Tiles | None = None
+) -> None:
     """Refuse a card of another model, and references that calibrated it.
 
     Raises:
         CardError: The message names both values, or the reference image.
     """
-    own = model_identity(method, precision=precision, runtime=runtime)
+    own = model_identity(method, next(iter(card.classes)), precision, runtime, tiles)
     for name in card.classes:  # references are per class
         of_class = {"references": _references_key(method, name), "panel": panel_key(method, name)}
-        card.require({**own, **of_class}, protocol_identity(method))
+        card.require({**own, **of_class}, protocol_identity(method), name)
         for path in reference_paths(method, name):
             if card.overlap([pixel_digest(load_rgb(path, method.reading))]):
                 raise CardError(
@@ -126,8 +135,12 @@ def panel_key(method: Method, class_name: str | None) -> str | None:
 
 
 def _references_key(method: Method, class_name: str | None) -> str | None:
-    if method.references is not None and class_name is not None:
-        names: Sequence[str] = sorted(reference_digests(method, class_name))
+    if method.references is not None:
+        names: Sequence[str] = (
+            sorted(pixel_digest(load_rgb(path)) for path in list_images([method.references]))
+            if class_name is None
+            else sorted(reference_digests(method, class_name))
+        )
     elif method.memory.classes and (class_name is None or class_name in method.memory.classes):
         chosen = method.memory.classes if class_name is None else [class_name]
         names = [

@@ -15,6 +15,7 @@ from PIL import Image
 
 from zsad.images.levels import DEFAULT, ReadOptions, to_8_bit
 from zsad.images.listing import Found, list_images
+from zsad.images.manifest import is_manifest, listed
 from zsad.images.reading import ImageError, to_rgb
 
 _BAND = 2**22  # values at a time
@@ -37,19 +38,21 @@ def is_array(x: Any) -> bool:
 
 
 def is_one(x: Any) -> bool:
-    """Return whether this is one image, rather than a folder or a collection."""
+    """Return whether this is one image, rather than a folder, a manifest or a collection."""
     if isinstance(x, (str, os.PathLike)):
-        return not Path(x).is_dir()
+        return not Path(x).is_dir() and not is_manifest(x)
     if is_array(x):
         return bool(x.ndim < 4)
     return isinstance(x, (Image.Image, bytes))
 
 
 def flat(items: Iterable[Any]) -> Iterator[Any]:
-    """Yield the single images of a mixed collection, folders walked."""
+    """Yield the single images of a mixed collection, folders walked, manifests read."""
     for item in items:
         if is_one(item):
             yield item
+        elif isinstance(item, (str, os.PathLike)) and is_manifest(item):
+            yield from listed(item)
         elif isinstance(item, (str, os.PathLike)):
             yield from list_images([Path(item)])
         elif isinstance(item, Found):
@@ -62,7 +65,7 @@ def flat(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def with_classes(items: Iterable[_In], class_name: str | Iterable[str]) -> Iterator[tuple[_In, str]]:
-    """Yield each item with its class.
+    """Yield each item with its class: what a manifest or a rule says of a file, else what is given.
 
     Args:
         items: Images.
@@ -72,7 +75,8 @@ def with_classes(items: Iterable[_In], class_name: str | Iterable[str]) -> Itera
         ValueError: There are fewer or more classes than images.
     """
     if isinstance(class_name, str):
-        yield from ((item, class_name) for item in items)
+        for item in items:
+            yield item, (isinstance(item, Found) and item.class_name) or class_name
         return
     names = iter(class_name)
     count = 0
@@ -81,7 +85,7 @@ def with_classes(items: Iterable[_In], class_name: str | Iterable[str]) -> Itera
         if name is None:
             raise ValueError(f"class_name names {count} classes, but there are more images.")
         count += 1
-        yield item, name
+        yield item, (isinstance(item, Found) and item.class_name) or name
     if next(names, None) is not None:
         raise ValueError(f"class_name names more classes than there are images: {count}.")
 

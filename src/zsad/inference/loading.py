@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # what a model needs is imported with the first one: importin
     from zsad.clip import Clip
     from zsad.clip.backbone import Precision
     from zsad.decision import Card
+    from zsad.functional.tiling import Tiles
     from zsad.inference.predictor import Predictor
     from zsad.methods import Method
 
@@ -41,6 +42,9 @@ def load_model(
     bits: int | None = None,
     max_pixels: int = 100_000_000,
     fast_decode: bool = False,
+    tiles: "Tiles | None" = None,
+    roi: str | None = None,
+    ignore_mask: str | Path | None = None,
     **options: Any,
 ) -> "Predictor":
     """Return a method that is ready to score images.
@@ -70,6 +74,9 @@ def load_model(
         max_pixels: A file with more pixels is refused before it is decoded.
         fast_decode: Decode JPEG files much larger than the model's input at a half to an eighth of their size, where
             results come at another size than the image's own; scores differ a little.
+        tiles: How large pictures are cut into tiles that are scored one by one; None scores pictures whole.
+        roi: X,Y,W,H in pixels or per cent (``"10%,10%,80%,80%"``) of what is cut out and scored.
+        ignore_mask: Picture whose pixels above 0 do not count, of the size or the proportions of those scored.
         **options: Arguments of the method's class. They replace the checkpoint's where they decide nothing about what
             was learned (``sigma``, ``image_size``, ...), and are refused where they do. Paths, endpoints and language
             models are never taken from a checkpoint. For a transductive method (MuSc) ``panel`` may also be the file
@@ -91,6 +98,7 @@ def load_model(
     from zsad.clip.loading import MINI
     from zsad.clip.text_store import TextStore
     from zsad.images.levels import ReadOptions
+    from zsad.images.where import Where
     from zsad.inference import adapters
     from zsad.inference.predictor import Predictor
     from zsad.inference.shipped import SHIPPED, shipped_card
@@ -141,7 +149,8 @@ def load_model(
             SyntheticModelWarning,
             stacklevel=2,
         )
-    return Predictor(method, device, batch_size, explain, panel, calibration, precision, reading)
+    where = Where.of(roi, ignore_mask)
+    return Predictor(method, device, batch_size, explain, panel, calibration, precision, reading, tiles, where)
 
 
 def _restore(kind: Any, checkpoint: str | Path, backbone: "str | Clip | None", options: dict[str, Any]) -> "Method":

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from zsad.functional.tiling import Box
 from zsad.images.levels import ReadOptions, Window
 from zsad.images.listing import Found
 from zsad.images.reading import ImageError, Picture, load_picture
 from zsad.images.reading import Size as PixelSize
+from zsad.images.where import EVERYWHERE, Where, scaled
 from zsad.inference.files import FileFacts
 from zsad.inference.inputs import Named, pixel_digest, smaller, to_picture
 
@@ -39,6 +41,20 @@ class Opened:
     fitting: Window | None = None
     pixels: str | None = None
     """Digest of the picture, where a card has those of its calibration images."""
+    where: Where = EVERYWHERE
+    region: Image.Image | None = None
+    """What is scored of it, at its own size, if it is to be cut into tiles."""
+
+    @property
+    def box(self) -> Box:
+        """What is scored of it, in pixels of the upright picture."""
+        assert self.size is not None
+        return self.where.box(self.size)
+
+    def inside(self, size: PixelSize) -> Box:
+        """Return where that lies in a map of (height, width)."""
+        assert self.size is not None
+        return scaled(self.box, self.size, size)
 
     @property
     def called(self) -> str:
@@ -58,6 +74,8 @@ class Opener:
         content: Whether the digest of a file's content is taken.
         pixels: Whether the digest of the picture is taken.
         least: Pixels that both sides of a JPEG file must keep when it is decoded small; None if it must not be.
+        where: Where to look, unless an input says it.
+        tiles: Whether pictures are kept at their own size, to be cut.
     """
 
     prepare: Callable[[Image.Image], Any]
@@ -67,6 +85,8 @@ class Opener:
     content: bool = False
     pixels: bool = False
     least: int | None = None
+    where: Where = EVERYWHERE
+    tiles: bool = False
 
     def __call__(self, named: tuple[Any, str]) -> Opened:
         """Return an input, given with its class, as it waits for its batch.
@@ -90,6 +110,12 @@ class Opener:
                 if path is not None
                 else Picture(to_picture(x, self.reading))
             )
+            where, region = self.where, read.image
+            if isinstance(x, Found):
+                where = where.instead(x.roi, x.ignore_mask)
+            where.check(read.size)
+            if where.roi is not None:
+                region = region.crop(scaled(where.box(read.size), read.size, (region.height, region.width)))
         except ImageError as error:
             if self.strict:
                 raise
@@ -98,15 +124,16 @@ class Opener:
             facts = replace(facts, sop_instance=read.instance)
         picture = read.image
         pixels = pixel_digest(picture) if self.pixels else None
-        tensor = self.prepare(picture)
+        tensor = self.prepare(region)
         if self.size == "model":
             side = (tensor.shape[-1], tensor.shape[-2])
             picture = picture.resize(side, Image.Resampling.BICUBIC, reducing_gap=2.0)
         elif isinstance(self.size, int):
             picture = smaller(picture, self.size)
         return Opened(
-            class_name, path, seed, picture, tensor, None, read.size, facts, read.warning, read.fitting, pixels
-        )
+            class_name, path, seed, picture, tensor, None, read.size, facts, read.warning, read.fitting, pixels, where,
+            region if self.tiles else None,
+        )  # fmt: skip
 
 
 def as_picture(x: Any, reading: ReadOptions) -> Image.Image:

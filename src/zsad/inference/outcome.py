@@ -17,10 +17,12 @@ class Outcome:
 
     Args:
         score: NaN if there is none.
-        map: (height, width) at the model's size; empty if there is none.
+        map: (height, width) at the model's size, of tiles at that of the result; empty if there is none.
         explanation: Descriptors and cosines.
         error: Why there is no score; None if there is one.
         warning: What makes the score doubtful.
+        full: The map at the picture's own size, if it was asked for.
+        parts: Of how many parts the picture's score is made.
     """
 
     score: float
@@ -28,6 +30,8 @@ class Outcome:
     explanation: tuple[tuple[str, float], ...] = ()
     error: ScoreError | None = None
     warning: str | None = None
+    full: NDArray[np.float32] | None = None
+    parts: int = 1
 
     @classmethod
     def nothing(cls, error: ScoreError | None = None) -> "Outcome":

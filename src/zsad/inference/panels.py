@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from zsad.images import Found, ImageError, load_rgb, to_tensor
+from zsad.images import Found, ImageError, load_rgb
+from zsad.images.tensors import Look
+from zsad.images.where import EVERYWHERE
 from zsad.inference.inputs import Named, to_picture
 from zsad.methods import Method
 from zsad.methods.musc import Panel, Transductive
@@ -65,11 +67,20 @@ def key_of(one: Any, root: str | Path = "") -> str:
 def read(method: Method, one: Any) -> Tensor | None:
     """Return an input as the method sees it, (3, height, width); None if it cannot be read."""
     try:
-        picture = (
-            to_picture(one.picture, method.reading)
-            if isinstance(one, Named)
-            else load_rgb(one.path if isinstance(one, Found) else one, method.reading)
-        )
+        return seen(method, one)
     except ImageError:
         return None
-    return to_tensor(picture, method.protocol)
+
+
+def seen(method: Method, one: Any) -> Tensor:
+    """Return an input as the method sees it, (3, height, width).
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if isinstance(one, Named):
+        return method.parts_of(to_picture(one.picture, method.reading))[0]
+    if not isinstance(one, Found):
+        return method.parts_of(load_rgb(one, method.reading))[0]
+    where = EVERYWHERE if method.viewing is None else method.viewing.where
+    return Look(method.protocol, where=where.instead(one.roi, one.ignore_mask))(load_rgb(one.path, method.reading))[0]

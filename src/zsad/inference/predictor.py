@@ -15,9 +15,13 @@ from torch import Tensor
 from zsad.clip.backbone import Precision
 from zsad.decision import Card
 from zsad.functional.maps import upsample
-from zsad.images import IMAGE_EXTENSIONS, ReadOptions, to_tensor, walk
+from zsad.functional.tiling import Tiles
+from zsad.images import IMAGE_EXTENSIONS, ReadOptions, to_tensor
 from zsad.images.fragments import exists
+from zsad.images.manifest import inputs as inputs_of
 from zsad.images.overlay import Limits
+from zsad.images.tensors import Look
+from zsad.images.where import EVERYWHERE, Where
 from zsad.inference.base import BasePredictor
 from zsad.inference.devices import find_device
 from zsad.inference.explain import Explained
@@ -27,7 +31,7 @@ from zsad.inference.inputs import flat, is_one
 from zsad.inference.opening import Opened, Size, as_picture
 from zsad.inference.outcome import Outcome, Pending
 from zsad.inference.panels import draw_panel, named
-from zsad.inference.scoring import launch
+from zsad.inference.scoring import launch, refusal
 from zsad.methods import METHODS, Method
 from zsad.methods.memory import MissingReferencesError
 from zsad.methods.musc import Panel, PanelError, Transductive
@@ -48,10 +52,14 @@ class Predictor(BasePredictor):
         precision: ``"bf16"`` or ``"fp16"`` (CUDA) rounds the weights of the backbone's blocks, in place; everything
             behind the blocks, maps and scores included, stays float32. Scores differ a little from those of ``"32"``.
         reading: How grey levels beyond 8 bits are read, and how many pixels are too many.
+        tiles: How large pictures are cut, references alike; None scores them whole. A pass takes tiles of several
+            images then.
+        where: Where to look in each picture, references too, unless a manifest says it.
 
     Raises:
         CardError: The card is of another model.
-        ValueError: The batch size is less than 1, or the method has no explanations or no panel.
+        ValueError: The batch size is less than 1, the method has no explanations or no panel, or it compares whole
+            pictures with each other and is asked for tiles.
         FileNotFoundError: There is no such file.
         PanelError: The file holds no panel, or one of other settings.
     """
@@ -66,8 +74,18 @@ class Predictor(BasePredictor):
         calibration: Card | str | Path | None = None,
         precision: Precision = "32",
         reading: ReadOptions | None = None,
+        tiles: Tiles | None = None,
+        where: Where = EVERYWHERE,
     ) -> None:
-        super().__init__(batch_size, reading)
+        super().__init__(batch_size, reading, tiles, where)
+        if tiles is not None and method.transductive:
+            raise ValueError(
+                f"{type(method).__name__} compares each part of a picture with those of the other pictures of its "
+                f"panel, tiles would be compared with tiles of other places: score without tiles, or look at a region "
+                f"of interest."
+            )
+        if explain and tiles is not None and not tiles.whole:
+            raise ValueError("What explains a score is said of the whole picture: with explain, tiles need whole=True.")
         if explain and not hasattr(method, "explain"):
             able = [name for name, kind in METHODS.items() if hasattr(kind, "explain")]
             raise ValueError(f"{type(method).__name__} does not explain its scores; of the methods, {able} do.")
@@ -79,6 +97,8 @@ class Predictor(BasePredictor):
         self.one_behind = self.device.type == "cuda"
         self.method = method.eval().to(self.device)
         self.method.reading = self.reading  # references and panels are read as what is scored
+        if tiles is not None or where:
+            method.viewing = Look(method.protocol, tiles, where)
         self._panel_file = panel
         if panel is not None:
             self._transductive().load_panel(panel)
@@ -154,7 +174,7 @@ class Predictor(BasePredictor):
                 f"No reference image of class '{class_name}' in {looked}: looked there and in all folders below for "
                 f"names that end in {', '.join(sorted(IMAGE_EXTENSIONS))}."
             )
-        opened = (self.prepare(as_picture(one, self.reading)) for one in inputs)
+        opened = (self.method.parts_of(as_picture(one, self.reading)) for one in inputs)
         self.method.fit_references(class_name, opened)
         return len(inputs)
 
@@ -170,14 +190,20 @@ class Predictor(BasePredictor):
         """Hand pictures to the device and return what waits for the outcomes."""
         return launch(self.method, batch, self.explains)
 
+    def refusal(self, one: Opened) -> Outcome | None:
+        """Return what is said of a picture that is one of the references; None of any other."""
+        if self.method.references is not None:
+            self.method.is_few_shot([one.class_name])  # fetches them
+        return refusal(self.method, one)
+
     def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Return a map (height, width) bilinearly at another size (height, width)."""
         return upsample(torch.from_numpy(anomaly_map)[None], size)[0].numpy()
 
-    def identity(self, class_name: str) -> dict[str, Any]:
-        """Return what decides the scores of a class as JSON values, the protocol among it."""
+    def identity(self, class_name: str | None) -> dict[str, Any]:
+        """Return what decides the scores of a class, of any for None, as JSON values, the protocol among it."""
         return {
-            **model_identity(self.method, class_name, self.precision),
+            **model_identity(self.method, class_name, self.precision, tiles=self.tiles),
             "protocol": protocol_identity(self.method),
         }
 
@@ -187,7 +213,7 @@ class Predictor(BasePredictor):
         Raises:
             CardError: The message names both values, or the reference image.
         """
-        check_card(card, self.method, self.precision)
+        check_card(card, self.method, self.precision, tiles=self.tiles)
         return card
 
     def gather(self, x: Any, class_name: str | Iterable[str]) -> Iterable[Any]:
@@ -269,12 +295,13 @@ class Predictor(BasePredictor):
             ValueError: As for :meth:`explain`.
         """
         return Predictor(
-            cast(Method, Explained(self.method, first_block)), self.device, self.batch_size, reading=self.reading
-        )
+            cast(Method, Explained(self.method, first_block)), self.device, self.batch_size, reading=self.reading,
+            where=self.where,
+        )  # fmt: skip
 
 
 def _many(x: Any) -> tuple[str, list[Any]]:
     """Return the folder that many inputs lie in, "" if they are no folder, and the inputs one by one."""
     if isinstance(x, (str, os.PathLike)):
-        return os.fspath(x), list(walk([os.fspath(x)]))
+        return os.fspath(x), list(inputs_of([os.fspath(x)]))
     return "", named(flat(x))

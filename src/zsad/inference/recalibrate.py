@@ -9,19 +9,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zsad.decision import Card, Region
+from zsad.decision import Card, CardError, Region
 from zsad.decision.entry import RegionRule
 from zsad.decision.regions import calibrated_regions
 from zsad.functional.maps import upsample
+from zsad.images.where import told
 from zsad.inference.rows import Row
 from zsad.metrics.folder import read_map
 
 
 def card_settings(card: Card, class_name: str | None) -> dict[str, Any]:
     """Return what ``settings.json`` keeps of a card: its hash, and the rule that its regions follow."""
+    if class_name is None and len(card.classes) > 1:
+        return {"digest": card.digest, "regions": {name: _rule_of(card, name) for name in card.classes}}
+    return {"digest": card.digest, "regions": _rule_of(card, class_name)}
+
+
+def _rule_of(card: Card, class_name: str | None) -> dict[str, Any] | None:
     rule = card.entry(class_name).regions
-    found = None if rule is None else {"pixel_threshold": rule.pixel_threshold, "min_area": rule.min_area}
-    return {"digest": card.digest, "regions": found}
+    return None if rule is None else {"pixel_threshold": rule.pixel_threshold, "min_area": rule.min_area}
 
 
 def page_settings(card: Card | None, mm_per_pixel: float | None = None) -> dict[str, Any]:
@@ -60,24 +66,32 @@ class ByCard:
             "page": page_settings(card, (settings.get("page") or {}).get("mm_per_pixel")),
         }
         self._before = (settings.get("calibration") or {}).get("regions")
+        self._several = isinstance(self._before, dict) and "pixel_threshold" not in self._before
 
     def __call__(self, row: Row) -> Row:
         """Return the row with what the card says of it."""
         if row.score is None:
             return changed(row, label=None, p_value=None, p_upper=None, alarm_rate=None)
-        entry = self.card.entry(row.class_name or self.class_name)
-        regions, number = self._regions(row, entry.regions)
+        name = row.class_name or self.class_name
+        entry = self.card.entry(name)
+        if entry.where != row.where:
+            raise CardError(
+                f"The card of '{name}' was made looking at {told(entry.where)}, '{row.path}' was looked at in "
+                f"{told(row.where)}: score again with what the card was made with."
+            )
+        before = (self._before or {}).get(name) if self._several else self._before
+        regions, number = self._regions(row, entry.regions, before)
         decision = entry.decide(row.score, number or 0)
         return changed(
             row, label=decision.label, p_value=decision.p_value, p_upper=decision.p_upper,
             alarm_rate=decision.alarm_rate, regions=regions, n_regions=number,
         )  # fmt: skip
 
-    def _regions(self, row: Row, rule: RegionRule | None) -> tuple[list[Any] | None, int | None]:
+    def _regions(self, row: Row, rule: RegionRule | None, before: Any) -> tuple[list[Any] | None, int | None]:
         if rule is None:
             self.without += row.n_regions is not None
             return None, None
-        if self._before == {"pixel_threshold": rule.pixel_threshold, "min_area": rule.min_area}:
+        if before == {"pixel_threshold": rule.pixel_threshold, "min_area": rule.min_area}:
             kept = [Region.from_json(one) for one in row.regions or []]
             found = [changed(one, p_value=rule.p_value(one.max, one.area)).to_json() for one in kept]
             return found or None, row.n_regions

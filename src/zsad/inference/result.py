@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from zsad.decision.regions import MOST, Region, calibrated_regions, rasterise
 from zsad.decision.regions import regions as find_regions
 from zsad.images.overlay import Limits, Scale, limits_of, outline, overlay
 from zsad.images.reading import ImageError, Size
+from zsad.images.where import greyed
 
 if TYPE_CHECKING:
     from zsad.inference.files import FileFacts
@@ -62,6 +63,13 @@ class Result:
     """The map at the model's own size, where regions are looked for and the result has another size."""
     enlarge: Callable[[NDArray[np.float32], Size], NDArray[np.float32]] | None = field(default=None, repr=False)
     """Brings :attr:`model_map` to another size (height, width)."""
+
+    left_out: NDArray[np.bool_] | None = field(default=None, repr=False)
+    """Pixels of the map that do not count, drawn in grey; None if all do."""
+    where: Mapping[str, str | None] | None = field(default=None, repr=False)
+    """Region of interest and hash of the mask of what does not count; None for the whole picture."""
+    tiles: Mapping[str, Any] | None = field(default=None, repr=False)
+    """How the picture was cut, what its score is of its tiles', and their number ``n``; None if it was scored whole."""
 
     @cached_property
     def decision(self) -> Decision | None:
@@ -155,7 +163,7 @@ class Result:
     def overlay(self, scale: Scale = None, opacity: float = 0.65) -> Image.Image:
         """Return the image with the anomaly map over it in colours, dark violet for low, pale yellow for high values.
 
-        With calibrated maps the regions are outlined.
+        With calibrated maps the regions are outlined. What was left out, by a region of interest or a mask, is grey.
 
         Args:
             scale: Values of the first and the last colour. None takes the range that the method declares, so that
@@ -169,7 +177,8 @@ class Result:
         if self.error is not None:
             raise ImageError(f"There is no heat map: {self.error}")
         limits = limits_of(self.anomaly_map, scale, self.map_range)
-        return self._outlines(overlay(self.image, self.anomaly_map, limits, opacity))
+        shown = overlay(self.image, self.anomaly_map, limits, opacity)
+        return self._outlines(shown if self.left_out is None else greyed(shown, self.left_out))
 
     def save(self, path: str | Path, scale: Scale = None, opacity: float = 0.65) -> Path:
         """Write the overlay as a picture, or the raw map if the name ends in ``.npy``; folders are made.

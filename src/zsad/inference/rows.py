@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of a folder of rows; ``settings.json`` says it."""
 
-JSON_ONLY = ("regions", "explanation", "sop_instance")
+JSON_ONLY = ("regions", "explanation", "sop_instance", "where", "tiles")
 """Keys that only the JSON lines have, where there is something to say."""
 
 
@@ -44,6 +44,9 @@ class Row:
         explanation: Descriptors and their cosines, or the kind and the picture of another explanation; in the JSON
             lines only.
         sop_instance: SHA-256 of a DICOM file's SOP instance UID; in the JSON lines only. No other word of a header.
+        where: Region of interest and hash of the mask of what does not count; in the JSON lines only.
+        tiles: How the picture was cut, what its score is of those of its tiles, and their number; in the JSON lines
+            only.
     """
 
     path: str
@@ -66,6 +69,8 @@ class Row:
     regions: list[Any] | None = None
     explanation: Any = None
     sop_instance: str | None = None
+    where: Mapping[str, Any] | None = None
+    tiles: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, result: "Result", **more: Any) -> "Self":
@@ -89,6 +94,8 @@ class Row:
             "n_regions": result.n_regions,
             "regions": [one.to_json() for one in result.regions()] if result.n_regions else None,
             "explanation": _plain(result.explanation),
+            "where": result.where,
+            "tiles": result.tiles,
         }
         if (decision := result.decision) is not None:
             known |= {name: getattr(decision, name) for name in ("p_value", "p_upper", "alarm_rate")}

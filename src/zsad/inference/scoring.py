@@ -33,13 +33,15 @@ def launch(method: Method, batch: Sequence[Opened], explain: bool = False) -> Pe
         MissingReferencesError: A class lacks the references that the others have.
     """
     parts: list[Pending] = []
-    for _, group in itertools.groupby(batch, key=lambda one: one.tensor is not None and one.tensor.shape):
+    compares = isinstance(method, Transductive)  # images of one class with each other
+    kind = lambda one: (one.tensor is not None and one.tensor.shape, one.class_name if compares else "")  # noqa: E731
+    for _, group in itertools.groupby(batch, key=kind):
         members = list(group)
         names = [one.class_name for one in members]
         if method.shots or method.references is not None or method.memory.classes:
             method.is_few_shot(names)  # fetches the references, to which the pictures are compared
         # an explanation of an image leaves references out, so it may be one
-        refused = [_refusal(method, one) if isinstance(method, Method) else None for one in members]
+        refused = [refusal(method, one) for one in members]
         todo = [one for one, no in zip(members, refused, strict=True) if no is None]
         parts.append(_merged(_together_or_alone(method, todo, explain) if todo else [], refused))
     return lambda: [outcome for part in parts for outcome in part()]
@@ -53,7 +55,10 @@ def _merged(found: list[Pending], refused: list[Outcome | None]) -> Pending:
     return outcomes
 
 
-def _refusal(method: Method, one: Opened) -> Outcome | None:
+def refusal(method: Method, one: Opened) -> Outcome | None:
+    """Return what is said of a picture that is one of the references; None of any other."""
+    if not isinstance(method, Method):
+        return None
     assert one.tensor is not None
     name = method.memory.class_of(one.tensor)
     if name is None:

@@ -20,6 +20,7 @@ from zsad.functional.maps import smooth
 from zsad.methods.evaluation import ClassRule, Evaluation
 from zsad.methods.few_shot import FewShot
 from zsad.methods.restoring import restore
+from zsad.methods.tiled import predict_tiles
 from zsad.metrics import Evaluator
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 from zsad.weights.checkpoints import CheckpointError, CheckpointFiles, local_file, read_checkpoint, refuse_pickles
@@ -224,6 +225,8 @@ class Method(FewShot, ABC):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Return the prediction of a batch."""
+        if "tiles" in batch:
+            return predict_tiles(self, batch, getattr(getattr(self._trainer, "datamodule", None), "batch_size", 8))
         self.refuse_references(batch["image"], batch["image_path"])
         return self(batch["image"], batch["class_name"], batch["image_path"])
 

@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from PIL import Image
 from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.functional.maps import to_grid, upsample
-from zsad.images import list_images, load_rgb, to_tensor
+from zsad.images import list_images, load_rgb
 from zsad.images.levels import DEFAULT, ReadOptions
+from zsad.images.tensors import Look
 from zsad.methods.memory import Memory, MissingReferencesError
 from zsad.types import ImageProtocol, Prediction, Record
 
@@ -51,6 +53,8 @@ class FewShot(LightningModule):
     """Part of the data that references are drawn from."""
     reading: ReadOptions = DEFAULT
     """How grey levels of files are read that the method opens by itself; doors set what holds for the scored images."""
+    viewing: Look | None = None
+    """How references are looked at, where that is not whole: as the pictures that are compared with them."""
     few_shot_in_score: ClassVar[bool] = False
     """Whether ``score`` reads the memory itself; :meth:`with_references` then changes nothing."""
 
@@ -89,23 +93,37 @@ class FewShot(LightningModule):
 
     # ---- filling
 
+    def parts_of(self, picture: Image.Image) -> list[Tensor]:
+        """Return a picture as the method looks at it: whole and, where :attr:`viewing` says so, its tiles.
+
+        Raises:
+            ImageError: The region of interest leaves the picture.
+        """
+        return (self.viewing or Look(self.protocol))(picture)
+
     @torch.no_grad()
-    def fit_references(self, class_name: str, images: Tensor | Iterable[Tensor]) -> None:
+    def fit_references(self, class_name: str, images: Tensor | Iterable[Tensor | Sequence[Tensor]]) -> None:
         """Add normal images of a class to the memory; an image does not influence another one's features.
 
         Args:
             class_name: The class, spelled as in later calls.
-            images: Images normalised as :attr:`protocol` says, each (3, height, width).
+            images: Images normalised as :attr:`protocol` says, each (3, height, width); or what :meth:`parts_of`
+                makes of it.
 
         Raises:
             ValueError: If an image has another shape.
         """
         features, pictures = [], []
         for image in images:
-            if image.ndim != 3 or image.shape[0] != 3:
-                raise ValueError(f"Each reference is an image of shape (3, height, width), got {tuple(image.shape)}.")
-            features.append(self.reference_features(image[None].to(self.device)))
-            pictures.append(image)
+            parts = [image] if isinstance(image, Tensor) and image.ndim != 4 else list(image)
+            for part in parts:
+                if part.ndim != 3 or part.shape[0] != 3:
+                    raise ValueError(
+                        f"Each reference is an image of shape (3, height, width), got {tuple(part.shape)}."
+                    )
+            found = [self.reference_features(part[None].to(self.device)) for part in parts]
+            features.append({kind: torch.cat([one[kind].flatten(0, 1) for one in found])[None] for kind in found[0]})
+            pictures.append(parts[0])
         for one, image in zip(features, pictures, strict=True):  # all or none: a file that cannot be read must not
             self.memory.add(class_name, one)  # leave a class with half of its references
             self.memory.note(class_name, image)
@@ -188,7 +206,7 @@ class FewShot(LightningModule):
             paths = [path for path in list_images([folder]) if folder != self.references or path.parent == folder]
             looked = "all folders below" if folder != self.references else f"no sub-folder '{class_name}' is there"
             number, where = len(paths), f"folder '{folder}' ({looked})"
-            read: Callable[[int], Tensor] = lambda index: to_tensor(load_rgb(paths[index], self.reading), self.protocol)  # noqa: E731
+            read: Callable[[int], Any] = lambda index: self.parts_of(load_rgb(paths[index], self.reading))  # noqa: E731
         elif source is not None:
             data = source.dataset(self.reference_split)  # generated images have no file to read
             places = [

@@ -19,9 +19,9 @@ from rich.progress import track
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError, count_differences
 from zsad.datamodules.dataset import describe
 from zsad.datamodules.layout import PairingError
-from zsad.datamodules.manifest import ManifestError
 from zsad.datamodules.tools.build import Options, build, reporting
 from zsad.images import ImageError, load_rgb, mask_levels
+from zsad.images.manifest import ManifestError
 from zsad.report.terminal import tables
 from zsad.types import Record
 

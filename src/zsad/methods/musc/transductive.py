@@ -83,9 +83,10 @@ class Transductive(Method, ABC):
         return self.set_panel(class_name, members)
 
     @torch.no_grad()
-    def fit_references(self, class_name: str, images: Tensor | Iterable[Tensor]) -> None:
+    def fit_references(self, class_name: str, images: Tensor | Iterable[Tensor | Sequence[Tensor]]) -> None:
         """Add normal images of a class to its panel; see :meth:`zsad.methods.few_shot.FewShot.fit_references`."""
-        before, opened = self.memory.get(class_name), list(images)
+        before = self.memory.get(class_name)
+        opened = [image if isinstance(image, Tensor) else image[0] for image in images]
         keys = unnamed_keys(len(opened), first=len(before) if before else 0)
         members = [Member(key, lambda image=image: _checked(image)) for key, image in zip(keys, opened, strict=True)]  # type: ignore[misc]
         self.set_panel(class_name, members, before=before, least=1)
