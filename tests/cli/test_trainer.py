@@ -39,8 +39,10 @@ def test_two_processes(command: str, model: str, data: Path, tmp_path: Path) -> 
         "--trainer.devices=2", "--trainer.strategy=ddp",
     ]  # fmt: skip
     arguments += [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1"] if command == "fit" else []
+    tables = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ZSAD_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
     shown = []
+    arguments += [f"--out={tmp_path / 'out'}"] if command == "test" else []
     for extra in ([], ["--trainer.devices=1", "--trainer.strategy=auto"]):
         done = subprocess.run(
             [sys.executable, "-m", "zsad.cli.main", *arguments, *extra],
@@ -49,10 +51,18 @@ def test_two_processes(command: str, model: str, data: Path, tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         shown.append(done.stdout)
+        if command == "test":
+            tables.append((tmp_path / "out" / "images.csv").read_text(encoding="utf-8"))
+            assert json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["images"]
     if command == "fit":
         assert list(tmp_path.rglob("*.ckpt"))
         return
     two, one = (re.findall(r"coin.*|mean.*", text) for text in shown)
+    if command == "test":
+        rows, alone = ([line.rpartition(",") for line in table.splitlines()] for table in tables)
+        assert [row[0] for row in rows] == [row[0] for row in alone]
+        assert [float(row[2]) for row in rows[1:]] == pytest.approx([float(row[2]) for row in alone[1:]], abs=1e-5)
+        assert len(rows) == 7
     assert two == one, "every image counts once, however many processes there are"
     assert two
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from zsad.cli.judging import Judge
 from zsad.cli.mistakes import check_options, one_line, pairs
-from zsad.cli.tested import write_test
+from zsad.cli.tested import everyones, write_test
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
 from zsad.datamodules import GROUP as DATA_GROUP
 from zsad.datamodules.outside import find_outside
@@ -196,8 +196,11 @@ class ZsadCLI(LightningCLI):
     def after_test(self) -> None:
         """Print the metrics as a table, per class and mean; write what ``--out`` asks for."""
         result = self._table()
-        if "out" in self._typed and self.trainer.is_global_zero:
-            path = write_test(Path(self._typed.out), self.trainer, self.model, self.datamodule, result)
+        if "out" not in self._typed:
+            return
+        images = everyones(self.model.evaluation.images, self.datamodule)
+        if self.trainer.is_global_zero:
+            path = write_test(Path(self._typed.out), self.trainer, self.model, self.datamodule, result, images)
             Console().print(f"Result, scores and pictures: {path.parent}", soft_wrap=True, highlight=False)
 
     def after_validate(self) -> None:
