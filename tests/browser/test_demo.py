@@ -15,7 +15,7 @@ from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from tests.browser.test_report import QUIET, find
+from tests.browser.chromium import QUIET, find
 from zsad.cli.demo import comparison, product, scoring
 from zsad.cli.demo.steps import steps
 from zsad.cli.demo.story import tell

@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.browser.test_report import QUIET, find
+from tests.browser.chromium import QUIET, find
 from tests.deploy.serving import serving
 from zsad import Predictor, load_model
 from zsad.deploy.live import Live

@@ -18,9 +18,10 @@ from PIL import Image
 from zsad.cli.main import main as zsad
 from zsad.cli.model_options import read_options
 from zsad.cli.score import main
-from zsad.cli.score_arguments import read_count, read_scale, read_window
+from zsad.cli.score_arguments import read_scale, read_window
 from zsad.clip import load_clip
 from zsad.images import ImageError
+from zsad.images.levels import read_count
 from zsad.inference import Predictor, load_model
 from zsad.inference.files import outermost
 from zsad.inference.settings import SettingsError

@@ -8,7 +8,7 @@ import pytest
 from zsad.datamodules import DatasetNotFoundError, DataWarning, Folder
 from zsad.datamodules.base import batches
 from zsad.datamodules.layout import PairingError
-from zsad.datamodules.manifest import ManifestError
+from zsad.images.manifest import ManifestError
 from zsad.types import ImageProtocol, Record
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from zsad.datamodules import DatasetNotFoundError, MVTecAD2, RealIAD
 from zsad.datamodules.base import batches
-from zsad.datamodules.manifest import ManifestError
+from zsad.images.manifest import ManifestError
 from zsad.types import ImageProtocol
 
 

@@ -119,7 +119,7 @@ def test_what_does_not_belong_there_is_refused(folder: Path, tmp_path: Path) -> 
     assert shipped_card(path, "bf16").digest == rounded.digest
     changed = AnomalyCLIP.from_weights(folder / "own.safetensors")
     with torch.no_grad():
-        changed.prompts.ctx_normal += 1
+        changed.prompts.ctx_normal.add_(1)
     changed.cards = [json.loads(card.to_json())]
     changed.save_weights(tmp_path / "changed.safetensors")
     with pytest.raises(CardError, match="made with learned parameters"):
