@@ -111,6 +111,7 @@ class JoinedDataset(Dataset[Any]):
         self.parts = list(parts)
         self.sizes = [len(part) for part in parts]
         self.protocol = parts[0].protocol
+        self.tiles = next((part.tiles for part in parts if part.tiles is not None), None)
         self.has_labels = all(part.has_labels for part in parts)
         self.has_masks = all(part.has_masks for part in parts)
         self.skipped: list[Skipped] = []
