@@ -270,9 +270,13 @@ def test_predictions_of_a_trainer_are_judged(
     root = tmp_path / "set"
     for part, source in (("good", "rest"), ("hole", "bad/hole")):
         shutil.copytree(data / "leather" / source, root / "leather" / "test" / part)
+    masks = root / "leather" / "ground_truth" / "hole"
+    masks.mkdir(parents=True)
+    for path in (root / "leather" / "test" / "hole").iterdir():
+        Image.new("L", Image.open(path).size, 255).save(masks / f"{path.stem}_mask.png")
     shutil.copy(next((data / "leather" / "good").iterdir()), root / "leather" / "test" / "good" / "calibrates.png")
     base = ["predict", "--model", "CLIP", "--model.backbone=zsad-mini", "--data", "MVTecAD", f"--data.root={root}",
-            "--data.classes=[leather]", "--data.strict=false", "--trainer.accelerator=cpu", "--data.num_workers=0",
+            "--data.classes=[leather]", "--data.counts=ignore", "--trainer.accelerator=cpu", "--data.num_workers=0",
             "--trainer.enable_progress_bar=false", f"--out={tmp_path / 'out'}"]  # fmt: skip
     assert main([*base, f"--calibration={cards}"]) == 0
     lines = (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()

@@ -143,7 +143,7 @@ def mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _cells(shown: str, name: str) -> list[str]:
     """The cells of a row of a printed table."""
     line = next(line for line in shown.splitlines() if re.match(rf"\W*{name}\b", line))
-    return [cell.strip() for cell in re.split(r"[│┃|]", line) if cell.strip()]
+    return [cell.strip() for cell in re.split(r"[│┃|]|\s{2,}", line) if cell.strip()]
 
 
 @pytest.mark.parametrize(("model", "data"), [("CLIP", "MVTecAD"), ("clip", "mvtec_ad")])

@@ -22,7 +22,7 @@ def predictor() -> Predictor:
 
 @pytest.fixture(scope="session")
 def live(predictor: Predictor) -> Live:
-    return Live(predictor, ["cork", "gear"])
+    return Live(predictor, ["wood", "coin"])
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 from zsad import Predictor, load_model
 from zsad.deploy.export import Verification, export
 
-CLASSES = ["cork", "gear"]
+CLASSES = ["wood", "coin"]
 FEW = Verification(pictures=None)
 
 

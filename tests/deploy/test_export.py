@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from onnx import numpy_helper
 from tests.deploy.exporting import CLASSES, copy, edit, model, pictures, smooth, write
 from zsad import Predictor
 from zsad.cli.main import main
-from zsad.decision import Card, CardError
+from zsad.decision import CardError
 from zsad.deploy import ExportError, Runtime, export
 from zsad.deploy.export import Verification
 from zsad.deploy.folder import FolderError, sha256
@@ -116,8 +117,8 @@ def test_references_are_constants_and_are_refused_as_pictures(
         expected, got = (one.predict(smooth(90), name) for one in (few_shot_model, runtime))
         assert got.pred_score == pytest.approx(expected.pred_score, abs=1e-6)
         np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, atol=1e-5)
-    with pytest.raises(ValueError, match="one of the references of class 'cork'"):
-        runtime.predict(smooth(50), "cork")
+    with pytest.raises(ValueError, match="one of the references of class 'wood'"):
+        runtime.predict(smooth(50), "wood")
 
 
 def spoil(folder: Path, change: Any) -> None:
@@ -160,7 +161,7 @@ def test_a_failed_export_is_kept_under_another_name_and_the_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path
 ) -> None:
     monkeypatch.setattr("zsad.deploy.graph.smooth", lambda maps, sigma: maps)  # sigma is dropped
-    command = ["export", "--method", "clip", "--backbone", "zsad-mini", "--option", "sigma=4", "--class-name", "cork"]
+    command = ["export", "--method", "clip", "--backbone", "zsad-mini", "--option", "sigma=4", "--class-name", "wood"]
     assert main([*command, "--verify", str(photos), "--out", str(tmp_path / "out")]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "map of" in said
@@ -210,11 +211,11 @@ def test_int8_is_reported_smaller_and_close(quantized: Path, exported: Path, pre
 
 def test_int8_is_refused_where_labels_flip(predictor_of_export: Predictor, tmp_path: Path, photos: Path) -> None:
     good = [smooth(seed) for seed in range(24)]
-    scores = [predictor_of_export.predict(one, "cork").pred_score for one in good]
-    card = predictor_of_export.calibrate(good, "cork", alpha=0.5)
+    scores = [predictor_of_export.predict(one, "wood").pred_score for one in good]
+    card = predictor_of_export.calibrate(good, "wood", alpha=0.5)
     folder = tmp_path / "at the threshold"
     folder.mkdir()
-    for place in np.argsort(np.abs(np.array(scores) - card.entry("cork").threshold))[:4]:
+    for place in np.argsort(np.abs(np.array(scores) - card.entry("wood").threshold))[:4]:
         good[place].save(folder / f"{place}.png")
     with pytest.raises(VerificationError, match=r"labels under the card differ .* --max-flips"):
         write(predictor_of_export, tmp_path / "out", folder, quantize="int8", calibration=card)
@@ -224,17 +225,17 @@ def test_int8_is_refused_where_labels_flip(predictor_of_export: Predictor, tmp_p
 def test_a_card_goes_with_the_folder_and_gives_the_models_labels(
     predictor_of_export: Predictor, tmp_path: Path, photos: Path
 ) -> None:
-    card = predictor_of_export.calibrate([smooth(seed) for seed in range(24)], "cork", alpha=0.1)
+    card = predictor_of_export.calibrate([smooth(seed) for seed in range(24)], "wood", alpha=0.1)
     folder = write(predictor_of_export, tmp_path / "out", photos, calibration=card)
     runtime = Runtime(folder, threads=1)
     predictor_of_export.use_calibration(card)
     try:
         for seed in (100, 101, 102):
-            expected, got = (one.predict(smooth(seed), "cork") for one in (predictor_of_export, runtime))
+            expected, got = (one.predict(smooth(seed), "wood") for one in (predictor_of_export, runtime))
             assert (got.pred_label, got.p_value) == (expected.pred_label, expected.p_value)
     finally:
         predictor_of_export.use_calibration(None)
-    other = Card(**{**vars(card), "model": {**card.model, "backbone_weights": "0" * 16}})
+    other = replace(card, model={**card.model, "backbone_weights": "0" * 16})
     with pytest.raises(CardError, match="backbone weights"):
         runtime.use_calibration(other)
     with pytest.raises(ExportError, match="verified export only"):
@@ -243,8 +244,8 @@ def test_a_card_goes_with_the_folder_and_gives_the_models_labels(
 
 def test_pt2_is_for_torch(predictor_of_export: Predictor, tmp_path: Path, photos: Path) -> None:
     folder = write(predictor_of_export, tmp_path / "out", photos, format="pt2")
-    got = Runtime(folder, "torch", threads=1).predict(smooth(3), "gear")
-    assert got.pred_score == pytest.approx(predictor_of_export.predict(smooth(3), "gear").pred_score, abs=1e-6)
+    got = Runtime(folder, "torch", threads=1).predict(smooth(3), "coin")
+    assert got.pred_score == pytest.approx(predictor_of_export.predict(smooth(3), "coin").pred_score, abs=1e-6)
     assert (folder / "model.pt2").stat().st_size < 5e6  # the text tower is not in it
     with pytest.raises(ValueError, match=r"holds model\.pt2 and no model\.onnx"):
         Runtime(folder)

@@ -42,8 +42,8 @@ def test_members_that_a_server_needs(runtime: Runtime) -> None:
     assert maps.shape == (3, 96, 96)
     alone, _ = runtime.infer(pixels[1:2], np.array([1]))
     assert alone[0] == pytest.approx(scores[1], abs=1e-6)  # company changes nothing
-    assert runtime.index("gear") == 1
-    with pytest.raises(ValueError, match=r"'bolt' is not in .*only 'cork', 'gear'.*--class-name 'bolt'"):
+    assert runtime.index("coin") == 1
+    with pytest.raises(ValueError, match=r"'bolt' is not in .*only 'wood', 'coin'.*--class-name 'bolt'"):
         runtime.predict(smooth(1), "bolt")
 
 
@@ -63,7 +63,7 @@ def test_pictures_of_all_modes_become_equal_pixels(
             picture = picture.convert(mode)
         path = tmp_path / f"{seed}.{ending}"
         picture.save(path)
-        got, expected = runtime.predict(path, "cork"), predictor_of_export.predict(path, "cork")
+        got, expected = runtime.predict(path, "wood"), predictor_of_export.predict(path, "wood")
         pixels = torch.from_numpy(runtime.prepare(got.image))
         tensor = predictor_of_export.prepare(expected.image)
         assert torch.equal(normalise(pixels, predictor_of_export.method.protocol), tensor)
@@ -93,7 +93,7 @@ def test_openvino_computes_in_single_precision(exported: Path, predictor_of_expo
     hint = runtime.engine.compiled.get_property("INFERENCE_PRECISION_HINT")  # type: ignore[attr-defined]
     assert hint.to_string() == "f32"
     for seed in (1, 2):
-        got, expected = (one.predict(smooth(seed), "cork").anomaly_map for one in (runtime, predictor_of_export))
+        got, expected = (one.predict(smooth(seed), "wood").anomaly_map for one in (runtime, predictor_of_export))
         # on processors without bfloat16 this passes whatever the hint is
         assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.9999
 
@@ -102,7 +102,7 @@ def test_openvino_in_bfloat16_leaves_the_head_alone(exported: Path, predictor_of
     runtime = Runtime(exported, "openvino", threads=1, precision="bf16")
     head = runtime.engine.compiled  # type: ignore[attr-defined]
     assert head.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
-    got, expected = (one.predict(smooth(4), "gear").anomaly_map for one in (runtime, predictor_of_export))
+    got, expected = (one.predict(smooth(4), "coin").anomaly_map for one in (runtime, predictor_of_export))
     assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.999
     with pytest.raises(EngineError, match="precision 'bf16' is OpenVINO's"):
         Runtime(exported, precision="bf16")
@@ -123,7 +123,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
 
 def test_score_with_a_folder_writes_the_rows_of_torch(exported: Path, photos: Path, tmp_path: Path) -> None:
     torch_options = ["--method", "anovl", "--backbone", "zsad-mini", "--option", "views=none", "--device", "cpu"]
-    common = ["--class-name", "cork", "--threshold", "0.5"]
+    common = ["--class-name", "wood", "--threshold", "0.5"]
     assert main(["score", str(photos), "--out", str(tmp_path / "torch"), *torch_options, *common]) == 0
     assert main(["score", str(photos), "--out", str(tmp_path / "onnx"), "--model", str(exported), *common]) == 0
     alike = ("path", "class_name", "label", "error", "width", "height", "bytes", "overlay")
@@ -141,14 +141,14 @@ def test_run_py_needs_neither_torch_nor_zsad(
     (photos.parent / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "results"
     done = run_alone(
-        exported, str(photos), str(photos.parent / "broken.png"), "--out", str(out), "--class-name", "gear"
+        exported, str(photos), str(photos.parent / "broken.png"), "--out", str(out), "--class-name", "coin"
     )
     assert done.returncode == 0, done.stderr
     assert "4 rows" in done.stdout
     found = {Path(str(row["path"])).name: row for row in rows(out)}
     assert "not an image" in str(found["broken.png"]["error"])
     for path in sorted(photos.glob("*.png")):
-        expected = predictor_of_export.predict(path, "gear")
+        expected = predictor_of_export.predict(path, "coin")
         assert found[path.name]["score"] == pytest.approx(expected.pred_score, abs=1e-6)
         assert (out / str(found[path.name]["overlay"])).is_file()
     with (out / "scores.csv").open(newline="") as file:
@@ -180,11 +180,11 @@ def test_an_exported_model_has_a_card_of_its_own(
     for seed in range(20):
         smooth(seed).save(good / f"{seed}.png")
     card = tmp_path / "own.card.json"
-    arguments = [str(good), "--model", str(quantized), "--class-name", "cork", "--out", str(card)]
+    arguments = [str(good), "--model", str(quantized), "--class-name", "wood", "--out", str(card)]
     assert main(["calibrate", *arguments]) == 0
     model = json.loads(card.read_text())["model"]
     assert (model["precision"], model["runtime"]) == ("int8", "onnxruntime")
-    result = Runtime(quantized, calibration=card).predict(smooth(200), "cork")
+    result = Runtime(quantized, calibration=card).predict(smooth(200), "wood")
     assert result.p_value is not None
     assert main(["calibrate", *arguments, "--method", "clip"]) == 2
     assert "leave out --method" in capsys.readouterr().err

@@ -61,7 +61,9 @@ def test_every_supported_python_and_system_is_tested() -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_commands_of_ours_exist(path: Path) -> None:
-    sessions = set(re.findall(r"^@nox\.session.*\ndef (\w+)", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.M))
+    sessions = set(
+        re.findall(r"^@nox\.session.*\n(?:@.*\n)*def (\w+)", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.M)
+    )
     from zsad.cli.main import COMMANDS
 
     lines = [step["run"] for job in read(path)["jobs"].values() for step in job["steps"] if "run" in step]

@@ -13,7 +13,7 @@ from zsad.methods import get_method
 from zsad.methods.restoring import constructor_options
 
 _TOP = ("config", "out", "ckpt_path", "seed_everything", "verbose", "weights_only", "print_config", "help", "model",
-        "data", "trainer", "return_predictions")  # fmt: skip
+        "calibration", "data", "trainer", "return_predictions")  # fmt: skip
 _PARSER = ("help", "class_path", "init_args", "dict_kwargs", "config")
 
 

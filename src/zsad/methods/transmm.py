@@ -114,11 +114,11 @@ class TransMM(Method):
         assert callable(self.target)
         return self.target
 
-    @torch.no_grad()
     def export_obstacle(self) -> str | None:
         """Return why there is no graph."""
         return "its map is made of gradients, which the graph of a forward pass has not; 'clip' has the same score."
 
+    @torch.no_grad()
     def score(self, image: Tensor, text: Tensor, context: Context) -> Prediction:
         """Return the enlarged relevance, brought to [0, 1] per image if asked for, and CLIP's image score."""
         found = self.relevance(image, text)

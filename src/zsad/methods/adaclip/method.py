@@ -212,11 +212,11 @@ class AdaCLIP(PromptedTowers):
         grid = (size[0] // self.clip.patch_size, size[1] // self.clip.patch_size)
         return upsample(logits.transpose(1, 2).unflatten(2, grid), size, align_corners=True).softmax(dim=1)
 
-    @torch.no_grad()
     def export_obstacle(self) -> str | None:
         """Return why there is no graph."""
         return "its text depends on the image and its score on clusters of patches (k-means); serve it with torch."
 
+    @torch.no_grad()
     def score(self, image: Tensor, text: Tensor, context: Context) -> Prediction:
         """Return the probability of the layers' mean logits per pixel, and the image's probability of "anomalous"."""
         seen = self.see(image, context.class_names, text)
