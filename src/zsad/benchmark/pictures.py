@@ -17,7 +17,7 @@ from zsad.methods.tiled import as_batch, predict_tiles
 from zsad.metrics import auroc
 
 SIDE = 192
-_ALPHA, _NORMAL = 0.05, 99
+_ALPHA = 0.05
 
 
 def save_pictures(
@@ -27,7 +27,7 @@ def save_pictures(
 
     Maps are ranked by the AUROC of their own pixels. The colour scale is the range of the maps looked at, the same for
     the three. On the map, regions are outlined that 5 % of the class's normal images would show, by the largest values
-    of up to 99 of them (:meth:`zsad.decision.entry.RegionRule.of_maxima`); no lines where there are fewer than 19.
+    of 19 of them (:meth:`zsad.decision.entry.RegionRule.of_maxima`); no lines where there are fewer.
 
     Args:
         method: On the device, in eval mode.
@@ -70,9 +70,10 @@ def save_pictures(
 def _pixel_threshold(method: Method, data: BenchmarkDataModule, device: torch.device) -> float:
     """The value that a map of a normal image reaches with a probability of at most 5 %; infinite with too few."""
     normal = [number for number, record in enumerate(data.select("test")) if record.label == 0]
-    if len(normal) < images_needed(_ALPHA):
+    enough = images_needed(_ALPHA)  # no more: each costs a pass
+    if len(normal) < enough:
         return float("inf")
-    chosen = [normal[i] for i in np.linspace(0, len(normal) - 1, min(len(normal), _NORMAL)).astype(int)]
+    chosen = [normal[place] for place in np.linspace(0, len(normal) - 1, enough).astype(int)]
     dataset = data.dataset("test")
     maxima = [float(_predict(method, dataset, number, device)[0].max()) for number in chosen]
     return RegionRule.of_maxima(maxima, _ALPHA).pixel_threshold
