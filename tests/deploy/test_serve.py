@@ -28,7 +28,7 @@ from zsad.inference.opening import Opened
 from zsad.inference.outcome import Outcome
 
 TOKEN = "0123456789abcdef-secret"
-CORK = {"class_name": "cork"}
+WOOD = {"class_name": "wood"}
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_each_format_scores_as_in_the_predictor(
     web: httpx.Client, predictor: Predictor, kind: str, more: dict[str, Any]
 ) -> None:
     data = encoded(picture(1), kind, **more)
-    answer = web.post("/v1/score", params=CORK, content=data, headers={"Content-Type": "image/png"})  # content decides
+    answer = web.post("/v1/score", params=WOOD, content=data, headers={"Content-Type": "image/png"})  # content decides
     assert answer.status_code == 200
     row = answer.json()
-    assert row["score"] == pytest.approx(predictor.predict(data, "cork").pred_score, abs=1e-6)
-    assert (row["width"], row["height"], row["class_name"]) == (80, 60, "cork")
+    assert row["score"] == pytest.approx(predictor.predict(data, "wood").pred_score, abs=1e-6)
+    assert (row["width"], row["height"], row["class_name"]) == (80, 60, "wood")
     assert row["error"] is row["label"] is row["p_value"] is row["map"] is None
 
 
@@ -54,25 +54,25 @@ def test_modes_are_read_as_from_a_file(web: httpx.Client, predictor: Predictor, 
         image = Image.fromarray(np.asarray(image).astype(np.uint16) * 16)
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     image.save(path)
-    row = web.post("/v1/score", params=CORK, content=path.read_bytes()).json()
-    assert row["score"] == pytest.approx(predictor.predict(path, "cork").pred_score, abs=1e-6)
+    row = web.post("/v1/score", params=WOOD, content=path.read_bytes()).json()
+    assert row["score"] == pytest.approx(predictor.predict(path, "wood").pred_score, abs=1e-6)
 
 
 def test_a_turned_photo_is_upright(web: httpx.Client, predictor: Predictor) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(picture(3), "jpeg", exif=exif)
-    row = web.post("/v1/score", params=CORK, content=data).json()
+    row = web.post("/v1/score", params=WOOD, content=data).json()
     assert (row["width"], row["height"]) == (60, 80)
-    assert row["score"] == pytest.approx(predictor.predict(data, "cork").pred_score, abs=1e-6)
+    assert row["score"] == pytest.approx(predictor.predict(data, "wood").pred_score, abs=1e-6)
 
 
 def test_maps_of_all_kinds_are_the_models_own(web: httpx.Client, predictor: Predictor) -> None:
     data = encoded(picture(4))
-    own = predictor.predict(data, "cork", size="model").anomaly_map
+    own = predictor.predict(data, "wood", size="model").anomaly_map
 
     def asked(kind: str, **more: str) -> tuple[dict[str, Any], bytes]:
-        given = web.post("/v1/score", params={**CORK, "map": kind, **more}, content=data).json()["map"]
+        given = web.post("/v1/score", params={**WOOD, "map": kind, **more}, content=data).json()["map"]
         return given, base64.b64decode(given["data"])
 
     _, raw = asked("npy")
@@ -84,7 +84,7 @@ def test_maps_of_all_kinds_are_the_models_own(web: httpx.Client, predictor: Pred
     _, raw = asked("png")
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(raw))), levels)
     given, raw = asked("overlay", scale="image")
-    expected = predictor.predict(data, "cork").overlay("image")
+    expected = predictor.predict(data, "wood").overlay("image")
     assert Image.open(io.BytesIO(raw)).size == (given["width"], given["height"]) == expected.size
     seen = np.asarray(Image.open(io.BytesIO(raw))).astype(int)
     assert np.abs(seen - np.asarray(expected)).mean() < 3  # enlarged once instead of twice
@@ -92,24 +92,24 @@ def test_maps_of_all_kinds_are_the_models_own(web: httpx.Client, predictor: Pred
 
 def test_a_picture_as_the_body(web: httpx.Client) -> None:
     data, headers = encoded(picture(5)), {"Accept": "image/png"}
-    answer = web.post("/v1/score", params={**CORK, "map": "overlay"}, content=data, headers=headers)
+    answer = web.post("/v1/score", params={**WOOD, "map": "overlay"}, content=data, headers=headers)
     assert answer.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (80, 60)
-    assert error_of(web.post("/v1/score", params=CORK, content=data, headers=headers)) == (406, "no_picture")
+    assert error_of(web.post("/v1/score", params=WOOD, content=data, headers=headers)) == (406, "no_picture")
 
 
 def test_many_images_keep_their_order_and_a_broken_one_is_a_row(web: httpx.Client, predictor: Predictor) -> None:
     images = [encoded(picture(seed)) for seed in range(12)]
     images[5] = images[5][:200]
     files = [("image", (f"{number}.png", data)) for number, data in enumerate(images)]
-    answer = web.post("/v1/score-many", params=CORK, files=files)
+    answer = web.post("/v1/score-many", params=WOOD, files=files)
     assert answer.headers["content-type"] == "application/x-ndjson"
     rows = [json.loads(line) for line in answer.text.splitlines()]
     assert [row["path"] for row in rows] == [f"{number}.png" for number in range(12)]
     assert rows[5]["score"] is None
     assert "truncated" in rows[5]["error"]
     del rows[5], images[5]
-    expected = [result.pred_score for result in predictor.predict(images, "cork")]
+    expected = [result.pred_score for result in predictor.predict(images, "wood")]
     assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-6)
 
 
@@ -118,13 +118,13 @@ def test_results_do_not_depend_on_the_batch(server: Server, predictor: Predictor
     images = [encoded(picture(seed, (48, 64) if seed % 2 else (90, 70))) for seed in range(20)]
 
     def one(number: int) -> list[float]:
-        name = {"class_name": ("cork", "gear")[number % 2]}
+        name = {"class_name": ("wood", "coin")[number % 2]}
         with client(server) as web:
             return [web.post("/v1/score", params=name, content=data).json()["score"] for data in images]
 
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(one, range(16)))
-    for place, name in enumerate(("cork", "gear")):
+    for place, name in enumerate(("wood", "coin")):
         expected = [predictor.predict(data, name).pred_score for data in images]
         for scores in found[place::2]:
             assert scores == pytest.approx(expected, abs=1e-6)
@@ -160,7 +160,7 @@ NOT_IMAGES = {
 @pytest.mark.parametrize("name", NOT_IMAGES)
 def test_what_is_no_image_is_told_in_a_sentence(web: httpx.Client, name: str) -> None:
     data, code = NOT_IMAGES[name]
-    answer = web.post("/v1/score", params=CORK, content=data)
+    answer = web.post("/v1/score", params=WOOD, content=data)
     assert error_of(answer) == (422, code)
     assert "/" not in answer.json()["error"]["message"]  # no path
     assert "0x" not in answer.json()["error"]["message"]  # and no address of memory
@@ -171,12 +171,12 @@ def test_what_is_no_image_is_told_in_a_sentence(web: httpx.Client, name: str) ->
     [
         ({}, (422, "class_name")),
         ({"class_name": "bottle"}, (422, "class_name")),
-        ({**CORK, "treshold": "1"}, (400, "bad_query")),
-        ({**CORK, "threshold": "nan"}, (400, "bad_query")),
-        ({**CORK, "map": "svg"}, (400, "bad_query")),
-        ({**CORK, "scale": "2,1"}, (400, "bad_query")),
-        ({**CORK, "regions": "yes"}, (400, "bad_query")),
-        ({**CORK, "regions": "1"}, (422, "regions")),
+        ({**WOOD, "treshold": "1"}, (400, "bad_query")),
+        ({**WOOD, "threshold": "nan"}, (400, "bad_query")),
+        ({**WOOD, "map": "svg"}, (400, "bad_query")),
+        ({**WOOD, "scale": "2,1"}, (400, "bad_query")),
+        ({**WOOD, "regions": "yes"}, (400, "bad_query")),
+        ({**WOOD, "regions": "1"}, (422, "regions")),
     ],
 )
 def test_questions_that_are_not_understood(web: httpx.Client, query: dict[str, str], expected: tuple[int, str]) -> None:
@@ -185,24 +185,24 @@ def test_questions_that_are_not_understood(web: httpx.Client, query: dict[str, s
 
 def test_a_threshold_gives_labels(web: httpx.Client) -> None:
     data = encoded(picture(6))
-    score = web.post("/v1/score", params=CORK, content=data).json()["score"]
+    score = web.post("/v1/score", params=WOOD, content=data).json()["score"]
     for threshold, label in ((score, 1), (score + 1e-3, 0)):
-        row = web.post("/v1/score", params={**CORK, "threshold": repr(threshold)}, content=data).json()
+        row = web.post("/v1/score", params={**WOOD, "threshold": repr(threshold)}, content=data).json()
         assert row["label"] == label
 
 
 def test_forms_that_are_none(web: httpx.Client) -> None:
     files = {"other": ("a.png", encoded(picture(1)))}
-    assert error_of(web.post("/v1/score", params=CORK, files=files)) == (400, "images")
+    assert error_of(web.post("/v1/score", params=WOOD, files=files)) == (400, "images")
     many = [("image", (f"{number}.png", b"x")) for number in range(33)]
-    assert error_of(web.post("/v1/score-many", params=CORK, files=many)) == (400, "images")
+    assert error_of(web.post("/v1/score-many", params=WOOD, files=many)) == (400, "images")
     more = [("image", ("a.png", b"x"))] * 41
-    assert error_of(web.post("/v1/score-many", params=CORK, files=more)) == (413, "too_many_parts")
+    assert error_of(web.post("/v1/score-many", params=WOOD, files=more)) == (413, "too_many_parts")
     kind = {"Content-Type": "multipart/form-data; boundary=here"}
     for body in (b"--here\r\nContent-Disposition: form-data; name=image\r\n\r\nx", b"no form", b""):
-        assert error_of(web.post("/v1/score", params=CORK, content=body, headers=kind)) == (400, "bad_form")
+        assert error_of(web.post("/v1/score", params=WOOD, content=body, headers=kind)) == (400, "bad_form")
     kind = {"Content-Type": "multipart/form-data"}
-    assert error_of(web.post("/v1/score", params=CORK, content=b"x", headers=kind)) == (400, "bad_form")
+    assert error_of(web.post("/v1/score", params=WOOD, content=b"x", headers=kind)) == (400, "bad_form")
 
 
 def test_routes_that_are_not_there(web: httpx.Client) -> None:
@@ -214,13 +214,13 @@ def test_routes_that_are_not_there(web: httpx.Client) -> None:
 
 def test_bytes_beyond_the_limit_are_not_awaited(live: Live) -> None:
     with serving(live, max_bytes=1000) as server, client(server) as web:
-        assert error_of(web.post("/v1/score", params=CORK, content=bytes(1001))) == (413, "too_large")
+        assert error_of(web.post("/v1/score", params=WOOD, content=bytes(1001))) == (413, "too_large")
         files = {"image": ("a.png", bytes(1000))}  # together with the form's own lines
-        assert error_of(web.post("/v1/score", params=CORK, files=files)) == (413, "too_large")
+        assert error_of(web.post("/v1/score", params=WOOD, files=files)) == (413, "too_large")
         host, port = server.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=30) as line:
             head = f"Host: {host}:{port}\r\nTransfer-Encoding: chunked\r\n\r\n"
-            line.sendall(b"POST /v1/score?class_name=cork HTTP/1.1\r\n" + head.encode())
+            line.sendall(b"POST /v1/score?class_name=wood HTTP/1.1\r\n" + head.encode())
             sent, chunk = 0, b"4000\r\n" + bytes(0x4000) + b"\r\n"
             line.settimeout(0.05)
             answer = b""
@@ -234,7 +234,7 @@ def test_bytes_beyond_the_limit_are_not_awaited(live: Live) -> None:
                     break
             assert sent < 2**24
             assert answer.startswith(b"HTTP/1.1 413") or not answer
-        assert web.post("/v1/score", params=CORK, content=encoded(picture(1, (8, 8)))).status_code == 200
+        assert web.post("/v1/score", params=WOOD, content=encoded(picture(1, (8, 8)))).status_code == 200
 
 
 def test_a_token_is_asked_for(live: Live) -> None:
@@ -249,7 +249,7 @@ def test_a_token_is_asked_for(live: Live) -> None:
                 assert answer.headers["www-authenticate"].startswith("Bearer")
             assert error_of(web.post("/v1/score", content=b"x", headers=headers)) == (401, "no_token")
         web.headers["Authorization"] = f"Bearer {TOKEN}"
-        assert web.post("/v1/score", params=CORK, content=encoded(picture(1))).status_code == 200
+        assert web.post("/v1/score", params=WOOD, content=encoded(picture(1))).status_code == 200
 
 
 def test_foreign_names_and_pages_are_refused(live: Live) -> None:
@@ -260,12 +260,12 @@ def test_foreign_names_and_pages_are_refused(live: Live) -> None:
         for host in (f"localhost:{port}", "LOCALHOST", "[::1]", "line:80"):
             assert web.get("/", headers={"Host": host}).status_code == 200
         for origin in ("http://evil.example", "null", f"http://localhost:{port}"):
-            answer = web.post("/v1/score", params=CORK, content=b"x", headers={"Origin": origin})
+            answer = web.post("/v1/score", params=WOOD, content=b"x", headers={"Origin": origin})
             assert error_of(answer) == (403, "foreign_origin")
             assert "access-control-allow-origin" not in answer.headers
         data = encoded(picture(1))
-        assert web.post("/v1/score", params=CORK, content=data, headers={"Origin": server.address}).status_code == 200
-        answer = web.post("/v1/score", params=CORK, content=data, headers={"Origin": "https://panel.example"})
+        assert web.post("/v1/score", params=WOOD, content=data, headers={"Origin": server.address}).status_code == 200
+        answer = web.post("/v1/score", params=WOOD, content=data, headers={"Origin": "https://panel.example"})
         assert answer.headers["access-control-allow-origin"] == "https://panel.example"
 
 
@@ -292,7 +292,7 @@ class Held(Live):
     """The model, held back while a test looks at the queue."""
 
     def __init__(self, predictor: Predictor) -> None:
-        super().__init__(predictor, ["cork"])
+        super().__init__(predictor, ["wood"])
         self.go, self.seen = threading.Event(), 0
 
         def outcomes(batch: Sequence[Opened]) -> list[Outcome]:

@@ -19,20 +19,20 @@ from zsad.deploy.live import Live
 from zsad.deploy.serve import Server
 from zsad.deploy.summary import without_paths
 
-CORK = {"class_name": "cork"}
+WOOD = {"class_name": "wood"}
 
 
 @pytest.fixture(scope="module")
 def judge(predictor: Predictor) -> Predictor:
     """The same model with a card of thirty pictures and of their maps."""
     own = Predictor(predictor.method, device="cpu")
-    own.use_calibration(own.calibrate([picture(seed) for seed in range(100, 130)], "cork", alpha=0.1, regions=True))
+    own.use_calibration(own.calibrate([picture(seed) for seed in range(100, 130)], "wood", alpha=0.1, regions=True))
     return own
 
 
 @pytest.fixture(scope="module")
 def judging(judge: Predictor) -> Iterator[Server]:
-    with serving(Live(judge, ["cork"])) as running:
+    with serving(Live(judge, ["wood"])) as running:
         yield running
 
 
@@ -40,7 +40,7 @@ def test_rows_are_those_of_the_predictor(judging: Server, judge: Predictor) -> N
     with client(judging) as web:
         for seed in (100, 1, 2, 3):  # the first is one of the calibration
             data = encoded(picture(seed))
-            row, own = web.post("/v1/score", params={"regions": "1"}, content=data).json(), judge.predict(data, "cork")
+            row, own = web.post("/v1/score", params={"regions": "1"}, content=data).json(), judge.predict(data, "wood")
             assert (row["label"], row["n_regions"]) == (own.pred_label, own.n_regions)
             assert row["p_value"] == pytest.approx(own.p_value)
             assert row["warning"] == own.warning
@@ -59,24 +59,24 @@ def test_the_card_is_told_without_its_scores(judging: Server, judge: Predictor) 
     with client(judging) as web:
         told = web.get("/v1/model").json()["calibration"]
     card: Any = judge.calibration
-    entry = card.classes["cork"]
+    entry = card.classes["wood"]
     assert told["digest"] == card.digest
-    assert told["classes"]["cork"]["images"] == 30
-    assert told["classes"]["cork"]["threshold"] == entry.threshold
-    assert told["classes"]["cork"]["pixel_threshold"] == entry.regions.pixel_threshold
+    assert told["classes"]["wood"]["images"] == 30
+    assert told["classes"]["wood"]["threshold"] == entry.threshold
+    assert told["classes"]["wood"]["pixel_threshold"] == entry.regions.pixel_threshold
     assert not set(entry.image_digests) & set(re.findall(r"[0-9a-f]{8}", str(told)))
 
 
 def test_changed_images_are_seen_in_the_metrics(judge: Predictor) -> None:
     dark = encoded(picture(7).point(lambda level: level // 6))
-    with serving(Live(judge, ["cork"])) as server, client(server) as web:
+    with serving(Live(judge, ["wood"])) as server, client(server) as web:
         for _ in range(2):
             files = [("image", ("dark.png", dark)) for _ in range(25)]
             assert len(web.post("/v1/score-many", files=files).text.splitlines()) == 25
         text = web.get("/metrics").text
-    body = float(re.search(r'zsad_drift_p_value\{class="cork",of="body"\} (\S+)', text)[1])  # type: ignore[index]
+    body = float(re.search(r'zsad_drift_p_value\{class="wood",of="body"\} (\S+)', text)[1])  # type: ignore[index]
     assert body < 0.01  # fifty times the same picture
-    assert 'zsad_images_total{class="cork"} 50' in text
+    assert 'zsad_images_total{class="wood"} 50' in text
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(50, 1, 20), (50, 10, 199), (200, 100, 5000), (1, 3, 4)])
@@ -88,7 +88,7 @@ LINE = re.compile(r'([a-z_]+)(\{[a-z_]+="(?:[^"\\\n]|\\[\\n"])*"(?:,[a-z_]+="(?:
 
 
 def test_metrics_are_in_the_text_format(server: Server, web: httpx.Client) -> None:
-    web.post("/v1/score", params=CORK, content=encoded(picture(1)))
+    web.post("/v1/score", params=WOOD, content=encoded(picture(1)))
     answer = web.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     kinds: dict[str, str] = {}
@@ -133,5 +133,5 @@ def test_paths_are_not_told(text: str, told: str) -> None:
 
 
 def test_a_class_that_the_card_lacks_is_refused_at_the_start(judge: Predictor) -> None:
-    with pytest.raises(ValueError, match="no class 'gear'"):
-        Live(judge, ["cork", "gear"])
+    with pytest.raises(ValueError, match="no class 'coin'"):
+        Live(judge, ["wood", "coin"])

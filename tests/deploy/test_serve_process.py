@@ -58,7 +58,7 @@ class Process:
 def test_a_signal_under_load_loses_no_accepted_request(exported: Path, predictor_of_export: Predictor) -> None:
     server = Process(exported, "--batch-size", "4")
     images = [encoded(picture(seed)) for seed in range(5)]
-    expected = [predictor_of_export.predict(data, "cork").pred_score for data in images]
+    expected = [predictor_of_export.predict(data, "wood").pred_score for data in images]
     answers: Counter[int] = Counter()
     wrong: list[float] = []
     lock = threading.Lock()
@@ -68,7 +68,7 @@ def test_a_signal_under_load_loses_no_accepted_request(exported: Path, predictor
         with httpx.Client(base_url=server.address, timeout=60, trust_env=False) as web:
             while True:
                 try:
-                    answer = web.post("/v1/score", params={"class_name": "cork"}, content=images[place])
+                    answer = web.post("/v1/score", params={"class_name": "wood"}, content=images[place])
                 except httpx.TransportError:
                     return  # it was never accepted: the last line of the log has to agree
                 with lock:
@@ -91,7 +91,7 @@ def test_a_signal_under_load_loses_no_accepted_request(exported: Path, predictor
     accepted = int(server.lines[-1].split("ended: ")[1].split()[0])
     assert server.lines[-1].rstrip().endswith(f"ended: {accepted} accepted, 0 unanswered")
     assert answers[200] == accepted
-    assert not any("image" in line or "cork" in line for line in server.lines)  # no names and no queries in the log
+    assert not any("image" in line or "wood" in line for line in server.lines)  # no names and no queries in the log
 
 
 def test_the_page_and_the_token_of_an_exported_folder(exported: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_page_and_the_token_of_an_exported_folder(exported: Path, tmp_path: 
         url = f"{server.address}/v1/model"
         assert httpx.get(url, trust_env=False).status_code == 401
         told = httpx.get(url, trust_env=False, headers={"Authorization": "Bearer a-token-of-the-line-42"}).json()
-        assert told["classes"] == ["cork", "gear"]
+        assert told["classes"] == ["wood", "coin"]
         assert str(exported.parent) not in str(told)
     finally:
         assert server.end() == 0
