@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import subprocess
@@ -28,6 +29,7 @@ from zsad.images import (
     to_tensor,
     walk,
 )
+from zsad.images.reading import to_rgb
 from zsad.types import ImageProtocol
 
 RNG = np.random.default_rng(0)
@@ -145,6 +147,17 @@ def test_exif_rotation(tmp_path: Path, orientation: int, extension: str) -> None
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, lossless=True)
     assert np.array_equal(pixels(path), RGB)
     assert image_size(path) == (12, 17)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_an_upright_picture_is_not_turned_again(orientation: int) -> None:
+    stored = Image.fromarray(RGB)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(file := io.BytesIO(), "png", exif=exif)
+    once = to_rgb(Image.open(file))
+    assert not np.array_equal(np.asarray(once), RGB)
+    np.testing.assert_array_equal(np.asarray(to_rgb(once)), np.asarray(once))
 
 
 def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:

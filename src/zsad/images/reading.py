@@ -23,6 +23,7 @@ Size = tuple[int, int]
 
 
 _WHOLE = "zsad_whole_size"  # key of Pillow's info: (width, height) before a smaller picture was decoded
+_SAYS_TURN = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow looks for an orientation
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations in which width and height change places
 
 _TIFF_BITS, _TIFF_MAX_VALUE, _TIFF_SAMPLE_FORMAT = 258, 281, 339  # tag numbers of TIFF 6.0
@@ -131,7 +132,11 @@ def _to_picture(image: Image.Image, path: str | Path, options: ReadOptions, owne
         rgb = _in_bands(image, window) if image.mode != "RGB" else image
         if owned and rgb is not image:
             image.close()  # 400 MB of a hundred megapixels, before the next copy
-        return Picture(rgb.transpose(_TURNS[orientation]) if orientation != 1 else rgb, warning, fitting)
+        if orientation != 1:
+            rgb = rgb.transpose(_TURNS[orientation])
+            for note in _SAYS_TURN:  # else who reads the picture again would turn it again
+                rgb.info.pop(note, None)
+        return Picture(rgb, warning, fitting)
     except Exception as error:  # Pillow's decoders raise almost any type on damaged data
         raise ImageError(f"Cannot decode image '{path}': {_reason(error)}") from error
 
