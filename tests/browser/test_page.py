@@ -88,8 +88,19 @@ def said(browser: webdriver.Chrome, name: str) -> str:
     return browser.find_element(By.ID, name).text
 
 
-def names(browser: webdriver.Chrome) -> list[str]:
-    return [one.text.splitlines()[0] for one in browser.find_elements(By.CSS_SELECTOR, "#list li")]
+def texts(browser: webdriver.Chrome, chosen: str = "") -> list[str]:
+    """Return what the cards say, read in one step: each frame may draw the list anew."""
+    code = "return [...document.querySelectorAll(arguments[0])].map((one) => one.innerText)"
+    return list(browser.execute_script(code, f"#list li{chosen}"))
+
+
+def names(browser: webdriver.Chrome, chosen: str = "") -> list[str]:
+    return [one.splitlines()[0] for one in texts(browser, chosen)]
+
+
+def drawn(browser: webdriver.Chrome) -> None:
+    """Wait until what was asked for is drawn."""
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
 
 def slide(browser: webdriver.Chrome, name: str, value: float) -> None:
@@ -97,7 +108,7 @@ def slide(browser: webdriver.Chrome, name: str, value: float) -> None:
     browser.execute_script(
         "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", slider, value
     )
-    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")  # it is drawn
+    drawn(browser)
 
 
 def pixels(browser: webdriver.Chrome) -> np.ndarray[Any, Any]:
@@ -129,13 +140,13 @@ def test_drop_limits_and_download(
     scores = {name: predictor.predict(photos / name, "cork").pred_score for name in ("good.png", "bad.png")}
     order = sorted(scores, key=lambda name: -scores[name])
     assert names(browser) == [*order, "broken.png"]
-    first, second, third = (one.text for one in browser.find_elements(By.CSS_SELECTOR, "#list li"))
+    first, second, third = texts(browser)
     assert f"score {scores[order[0]]:.3g}" in first
     assert "truncated" in third or "cannot" in third.lower()
     assert "normal" not in first + second  # nobody has set a limit
 
     slide(browser, "limit", 500)
-    first, second, _ = (one.text for one in browser.find_elements(By.CSS_SELECTOR, "#list li"))
+    first, second, _ = texts(browser)
     assert first.endswith("anomalous")
     assert second.endswith("normal")
     assert "1 anomalous at this limit" in said(browser, "said")
@@ -166,8 +177,8 @@ def test_drop_limits_and_download(
         }  # fmt: skip
         rows = list(csv.DictReader(io.StringIO(archive.read("scores.csv").decode())))
         lines = [json.loads(line) for line in archive.read("scores.jsonl").decode().splitlines()]
-        drawn = Image.open(io.BytesIO(archive.read(f"overlays/{order[0]}.png")))
-        assert drawn.size == (320, 240)
+        overlay = Image.open(io.BytesIO(archive.read(f"overlays/{order[0]}.png")))
+        assert overlay.size == (320, 240)
     assert [row["path"] for row in rows] == [*order, "broken.png"]
     assert [float(row["score"]) for row in rows[:2]] == pytest.approx([scores[name] for name in order], abs=1e-6)
     assert [line.get("label") for line in lines] == [1, 0, None]
@@ -188,6 +199,7 @@ def test_folders_keys_and_narrow_screens(browser: webdriver.Chrome, server: Serv
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     chosen = browser.find_element(By.ID, "list")
     chosen.send_keys(Keys.HOME)
+    drawn(browser)
     for key, place in (
         (Keys.ARROW_RIGHT, 1),
         (Keys.ARROW_DOWN, 2),
@@ -196,9 +208,12 @@ def test_folders_keys_and_narrow_screens(browser: webdriver.Chrome, server: Serv
         (Keys.HOME, 0),
     ):
         chosen.send_keys(key)
-        selected = browser.find_element(By.CSS_SELECTOR, "#list li[aria-selected=true]")
-        assert selected.text.splitlines()[0] == found[place]
-        assert chosen.get_attribute("aria-activedescendant") == selected.get_attribute("id")
+        drawn(browser)
+        assert names(browser, "[aria-selected=true]") == [found[place]]
+        active = browser.execute_script(
+            "return document.getElementById(arguments[0].getAttribute('aria-activedescendant')).innerText", chosen
+        )
+        assert active.splitlines()[0] == found[place]
     ring = chosen.value_of_css_property("outline-width")
     assert float(ring.removesuffix("px")) >= 2  # the focus is seen
     canvas = browser.find_element(By.ID, "shown")
@@ -230,8 +245,8 @@ def test_a_token_and_a_card(browser: webdriver.Chrome, predictor: Predictor, pho
             slide(browser, "limit", 12)
             assert said(browser, "limit-said") == "50 % of normal images would alarm"
             rows = {name: predictor.predict(photos / name, "cork").p_value for name in ("good.png", "bad.png")}
-            for one in browser.find_elements(By.CSS_SELECTOR, "#list li"):
-                name, words = one.text.splitlines()[:2]
+            for one in texts(browser):
+                name, words = one.splitlines()[:2]
                 assert words.endswith("anomalous" if rows[name] <= 0.5 else "normal")
     finally:
         predictor.use_calibration(None)
