@@ -1,10 +1,11 @@
-"""Train the second edition of the mini CLIP, from the weights of the first, in one process of one thread.
+"""Train the second edition of the mini CLIP gently, from the weights of the first, in one process of one thread.
 
 Run from the repository root: ``python -m benchmarks.continue_mini_clip``; the state lies under ``$ZSAD_HOME/mini``, and
 an interrupted run continues from there. The recipe is described in ``docs/mini_clip.md``.
 """
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -49,6 +50,7 @@ class Continuation:
         self.model.load_state_dict(weights, strict=False)
         self.model.requires_grad_(False)
         self.visual: Any = self.model.visual
+        self.teacher: Any = copy.deepcopy(self.visual)
         self.visual.requires_grad_(True)
         self.scale = Scale()
         self.parameters = [*self.visual.parameters(), *self.scale.parameters()]
@@ -83,14 +85,15 @@ class Continuation:
         rate *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(self.progress, 1)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = second_loss(self.visual, self.scale, self.pool.batch(self.options.batch), self.table, self.rng, step)
+        pictures = self.pool.batch(self.options.batch)
+        losses = second_loss(self.visual, self.scale, pictures, self.table, self.rng, step, self.teacher)
         self.optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.images += self.options.batch
         seen = self.images / self.options.batch
-        keep = min(0.996, (1 + seen) / (10 + seen))
+        keep = min(0.998, (1 + seen) / (10 + seen))
         with torch.no_grad():
             for name, value in self.visual.state_dict().items():
                 self.average[name].lerp_(value, 1 - keep)
@@ -141,7 +144,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="end after this time at the latest; 0: no limit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--pool", type=int, default=20_000, help="pictures in memory")
     parser.add_argument("--fresh", type=int, default=8, help="pictures drawn anew per step")
     parser.add_argument("--save-minutes", type=float, default=4.0)

@@ -34,7 +34,7 @@ class WiderPool(Pool):
         wider: Share of the wider classes, and of the wider defects.
     """
 
-    def __init__(self, size: int, stream: int, fresh: int, wider: float = 0.45) -> None:
+    def __init__(self, size: int, stream: int, fresh: int, wider: float = 0.3) -> None:
         self.wider = wider
         self.last: tuple[int, str] | None = None
         super().__init__(size, stream, fresh, first=12 * fresh + 300)
@@ -79,9 +79,9 @@ def choose(table: CaptionTable, facts: Tensor, rng: np.random.Generator) -> Tens
     return chosen
 
 
-def tower(visual: Any, x: Tensor, with_vv: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the tokens after the last block, its value tokens, and if wanted the V-V stream's sum over all blocks."""
-    side, values = x if with_vv else None, x
+def tower(visual: Any, x: Tensor, with_vv: bool = False) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Return the tokens after each block, the last value tokens, and if wanted the V-V stream's sum over all blocks."""
+    side, values, ends = x if with_vv else None, x, []
     for block in visual.transformer.resblocks:
         attn = block.attn
         qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
@@ -91,8 +91,9 @@ def tower(visual: Any, x: Tensor, with_vv: bool = False) -> tuple[Tensor, Tensor
         if side is not None:
             side = side + attn.out_proj(F.scaled_dot_product_attention(v, v, v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.ln_2(x))
+        ends.append(x)
     last: Any = visual.transformer.resblocks[-1]
-    return x, last.attn.out_proj(values.transpose(1, 2).flatten(2)), side
+    return ends, last.attn.out_proj(values.transpose(1, 2).flatten(2)), side
 
 
 def windows(pictures: Pictures, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -118,10 +119,38 @@ def windows(pictures: Pictures, rng: np.random.Generator) -> tuple[Tensor, Tenso
     return torch.from_numpy(index), torch.from_numpy(label)
 
 
+def keep_loss(
+    visual: Any, ends: list[Tensor], side: Tensor | None, first: tuple[Any, list[Tensor], Tensor | None]
+) -> Tensor:
+    """Return how far the paths that the first edition was trained for have turned from where they were.
+
+    Args:
+        visual: The tower that learns.
+        ends: Its tokens after each block.
+        side: Its V-V stream, if this step has one.
+        first: The same three of the first edition.
+    """
+    teacher, before, side_before = first
+    pairs = [(one[:, 1:], two[:, 1:]) for one, two in zip(ends, before, strict=True)]  # MuSc reads these
+    pairs.append((visual.ln_post(ends[-1]) @ visual.proj, teacher.ln_post(before[-1]) @ teacher.proj))
+    if side is not None and side_before is not None:
+        pairs.append((visual.ln_post(side) @ visual.proj, teacher.ln_post(side_before) @ teacher.proj))
+    return torch.stack([1 - F.cosine_similarity(one, two, dim=-1).mean() for one, two in pairs]).sum()
+
+
 def second_loss(
-    visual: Any, scale: Scale, pictures: Pictures, table: CaptionTable, rng: np.random.Generator, step: int
+    visual: Any,
+    scale: Scale,
+    pictures: Pictures,
+    table: CaptionTable,
+    rng: np.random.Generator,
+    step: int,
+    teacher: Any,
 ) -> dict[str, Tensor]:
-    """Return the losses of one batch: those of the first edition, and the state of value tokens and small windows."""
+    """Return the losses of one batch: those of the first edition, staying near its outputs, and what it left out.
+
+    What it left out is the state of value tokens, of the whole picture and of small windows, and their agreement.
+    """
     pair = choose(table, pictures.facts, rng)
     extra = torch.from_numpy(rng.choice(table.neutral, 8, replace=False)) + 2 * table.pairs
     captions = torch.cat([pair, pair + table.pairs, extra])
@@ -133,16 +162,19 @@ def second_loss(
         return torch.einsum("bnd,bd->bn", tokens, direction)
 
     start = embed(visual, pictures.image)
-    main, values, side = tower(visual, start, with_vv=step % 2 == 0)
-    tokens, values = project(visual, main), project(visual, values)
+    ends, values, side = tower(visual, start, with_vv=step % 2 == 0)
+    with torch.no_grad():
+        before, _, side_before = tower(teacher, embed(teacher, pictures.image), with_vv=step % 2 == 0)
+    tokens, values = project(visual, ends[-1]), project(visual, values)
     logits = scale(tokens[:, 0] @ text.T)
     each = F.softplus(torch.where(truth(table.facts[captions], pictures.facts), -logits, logits))
     fits = truth(table.facts[captions], pictures.facts)
     losses = {
-        "pairs": 0.5 * (each[fits].mean() + each[~fits].mean()),
+        "pairs": (each[fits].mean() + each[~fits].mean()),
         "state": 2 * F.softplus(-sign * margin(tokens)[:, 0] / TEMPERATURE).mean(),
         "dense": 2 * dense_loss(margin(tokens[:, 1:]), pictures.patch),
         "values": dense_loss(margin(values[:, 1:]), pictures.patch),
+        "keep": keep_loss(visual, ends, side, (teacher, before, side_before)),
     }
     if side is not None:
         losses["vv"] = 2 * dense_loss(margin(project(visual, side[:, 1:])), pictures.patch)
@@ -152,7 +184,7 @@ def second_loss(
     window = start[:, 1:].gather(1, flat).unflatten(1, index.shape[1:]).flatten(0, 1)
     first = start[:, None, :1].expand(-1, WINDOWS, -1, -1).flatten(0, 1)
     out, local, _ = tower(visual, torch.cat([first, window], 1))
-    cls = project(visual, out[:, 0]).unflatten(0, label.shape)
+    cls = project(visual, out[-1][:, 0]).unflatten(0, label.shape)
     known = label >= 0
     losses["window"] = 2 * F.softplus(-(2 * label - 1) * margin(cls) / TEMPERATURE)[known].mean()
     # ALFA's aligner carries the prompts from global to local value tokens: the two must agree where they mean the same

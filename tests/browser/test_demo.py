@@ -68,11 +68,13 @@ def test_every_step_has_a_command_that_a_click_copies(browser: webdriver.Chrome)
     browser.execute_cdp_cmd(
         "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     )
-    heads = [head.text for head in browser.find_elements(By.TAG_NAME, "h2") if head.text[:1].isdigit()]
-    commands = browser.find_elements(By.CSS_SELECTOR, ".command")
-    assert len(commands) == len(heads) >= 4
-    for command in commands:
-        line, button = command.find_element(By.TAG_NAME, "code").text, command.find_element(By.TAG_NAME, "button")
+    heads, lines = (
+        browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(one => one.innerText)", where)
+        for where in ("h2", ".command code")
+    )
+    assert [head[:2] for head in heads if head[:1].isdigit()] == [f"{number}." for number in range(1, 7)]
+    buttons = browser.find_elements(By.CSS_SELECTOR, ".command button")
+    for line, button in zip(lines, buttons, strict=True):
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
         button.click()
         browser.execute_async_script("setTimeout(arguments[0], 50)")

@@ -10,7 +10,7 @@ from zsad import __version__
 from zsad.cli.words import speaking, spoken
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("zsad.cli.demo", "run all training-free methods on a generated benchmark; needs nothing else"),
+    "demo": ("zsad.cli.demo", "take a generated product from good parts to the line, then compare all methods"),
     "score": ("zsad.cli.score", "score every image of a folder, with heat maps; goes on where it stopped"),
     "calibrate": ("zsad.cli.calibrate", "make a card of good parts: which scores are unusual, and how sure that is"),
     "drift": ("zsad.cli.drift", "tell changed images from more defects, in the scores of a run"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
@@ -19,6 +20,7 @@ from zsad.report import page
 
 ALPHA = 0.05
 _SHOWN = 6
+_MAP = 288
 _FOUND = (230, 40, 40)
 
 
@@ -26,36 +28,56 @@ def steps(product: Product, backbone: str, device: str) -> list[Step]:
     """Return the story of a product."""
     model = ["--backbone", backbone, "--class-name", CLASS, "--device", device]
     card, results, compared = (str(product.folder / name) for name in (f"{CLASS}.card.json", "results", "compared"))
-    regions = str(product.folder / "regions.json")
+    regions, shipped, at_the_line = (str(product.folder / name) for name in ("regions.json", "shipped", "at-the-line"))
+    whole, tiled = (str(product.folder / name) for name in ("photo-whole", "photo-tiles"))
+    photo = ["zsad", "score", str(product.photo), "--method", "clip", *model, "--maps", "npy", "--map-size", str(_MAP)]
     return [
         Step(
             "Calibrate on good parts",
             f"{len(product.calibration)} pictures of good parts, no defective one: the card says from which score on a "
             f"part is unusual, so that at most {100 * ALPHA:g} % of good parts alarm, on average over calibrations.",
-            ["calibrate", str(product.good), "--out", card, "--method", "clip", *model, "--alpha", str(ALPHA),
-             "--regions", "--fresh"],
+            [["zsad", "calibrate", str(product.good), "--out", card, "--method", "clip", *model, "--alpha", str(ALPHA),
+              "--regions", "--fresh"]],
             lambda: _calibrated(product, Path(card)),
         ),
         Step(
             "Judge new parts",
             f"{len(product.truth)} other pictures, some with defects of kinds that the model never saw. The card fills "
             "in the model.",
-            ["score", str(product.new), "--calibration", card, "--out", results, "--device", device, "--fresh"],
+            [["zsad", "score", str(product.new), "--calibration", card, "--out", results, "--device", device,
+              "--fresh"]],
             lambda: _judged(product, Path(card), Path(results)),
         ),
         Step(
             "Show where",
             "Regions above the card's threshold of maps, here for an annotation tool; mask pictures, CVAT and Label "
             "Studio are other formats.",
-            ["export-regions", results, "--format", "coco", "--out", regions],
+            [["zsad", "export-regions", results, "--format", "coco", "--out", regions]],
             lambda: _located(product, Path(results), Path(regions)),
+        ),
+        Step(
+            "Find small defects in a large photo",
+            f"{product.marked.shape[1]} x {product.marked.shape[0]} pixels, of which the model sees 96 x 96: first the "
+            "whole photo at once, then in tiles of the size that it was made for.",
+            [[*photo, "--out", whole, "--fresh"], [*photo, "--tile", "96", "--out", tiled, "--fresh"]],
+            lambda: _tiled(product, Path(whole), Path(tiled)),
         ),
         Step(
             "Compare within the folder",
             "MuSc needs no good parts: a patch is unusual if the other pictures of the folder have none like it. Its "
             "scores depend on the folder.",
-            ["score", str(product.new), "--method", "musc", *model, "--out", compared, "--fresh"],
+            [["zsad", "score", str(product.new), "--method", "musc", *model, "--out", compared, "--fresh"]],
             lambda: _compared(product, Path(results), Path(compared)),
+        ),
+        Step(
+            "Ship it",
+            "The model and its card as a folder that scores without torch and without zsad, on the computer at the "
+            "line. Writing it, zsad compares it with the model; here it scores the same parts again.",
+            [["zsad", "export", "--out", shipped, "--calibration", card],
+             ["python", f"{shipped}/run.py", str(product.new), "--out", at_the_line, "--fresh"]],
+            lambda: _shipped(Path(results), Path(at_the_line)),
+            needs="zsad[onnx]",
+            modules=["onnx", "onnxscript", "onnxruntime"],
         ),
     ]  # fmt: skip
 
@@ -114,7 +136,7 @@ def _located(product: Product, results: Path, regions: Path) -> list[str]:
     figures = []
     for name in chosen:
         sample, row = product.truth[name], found[name]
-        picture = outline(_large(Image.fromarray(sample.image)), _larger(sample.mask))
+        picture = outline(_large(Image.fromarray(sample.image)), _sharp(sample.mask))
         pen = ImageDraw.Draw(picture)
         for region in row.regions or []:
             for ring in region["rings"]:
@@ -128,8 +150,23 @@ def _located(product: Product, results: Path, regions: Path) -> list[str]:
     return [page.paragraph(text), page.pictures(figures)]
 
 
-def _larger(mask: Any) -> Any:
-    return np.asarray(Image.fromarray(mask).resize((288, 288), Image.Resampling.NEAREST))
+def _tiled(product: Product, whole: Path, tiled: Path) -> list[str]:
+    side = product.marked.shape[0] // _MAP
+    marked = product.marked.reshape(_MAP, side, _MAP, side).any(axis=(1, 3))
+    figures = [page.picture(outline(_large(Image.open(product.photo), 576), _sharp(product.marked, 576)), "the photo")]
+    table: list[list[str | float | None]] = []
+    for name, folder in (("the whole photo", whole), ("in tiles", tiled)):
+        row = rows(folder)[product.photo.name]
+        heat = np.load(folder / str(row.map))
+        table.append(
+            [name, float((row.tiles or {"n": 1})["n"]), 100 * float(roc_auc_score(marked.ravel(), heat.ravel()))]
+        )
+        figures.append(page.picture(_large(Image.open(folder / str(row.overlay)), 576), name))
+    return [
+        page.table(["", "passes", "pixel AUROC"], table, "Per cent, on this photo; each pass is one look of the model"),
+        page.paragraph("Green: where the defects are."),
+        page.pictures(figures),
+    ]
 
 
 def _compared(product: Product, results: Path, compared: Path) -> list[str]:
@@ -155,9 +192,25 @@ def _compared(product: Product, results: Path, compared: Path) -> list[str]:
     ]
 
 
+def _shipped(results: Path, at_the_line: Path) -> list[str]:
+    here, there = rows(results), rows(at_the_line)
+    gap = max(abs(float(here[name].score or 0) - float(there[name].score or 0)) for name in here)
+    other = sum(here[name].label != there[name].label for name in here)
+    text = (
+        f"{len(there)} parts scored without torch: the greatest difference to step 2 is {gap:.1e}, {other} part(s) are "
+        "judged otherwise."
+    )
+    return [page.paragraph(text, "note")]
+
+
 def _large(picture: Image.Image, side: int = 288) -> Image.Image:
-    """Return a picture enlarged for the page."""
+    """Return a picture at the size it has on the page."""
     return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+
+
+def _sharp(mask: NDArray[np.bool_], side: int = 288) -> NDArray[np.bool_]:
+    """Return a mask at that size."""
+    return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
 
 
 __all__: Sequence[str] = ["rows", "steps"]
