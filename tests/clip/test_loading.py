@@ -49,6 +49,10 @@ def test_local_checkpoint(suffix: str, small_model: str, tmp_path: Path) -> None
         save_file(state, path)
     loaded = load_clip(f"{small_model}/{path}")
     assert torch.equal(loaded.model.visual.proj, wanted.model.visual.proj + 1)
+    rest = {name: value for name, value in loaded.model.named_parameters() if name != "visual.proj"}
+    assert len(rest) == len(state) - 1
+    assert all(torch.equal(value, state[name]) for name, value in rest.items())  # nothing was left unfilled
+    assert torch.equal(loaded.model.attn_mask, wanted.model.attn_mask)
     assert cached_weights(f"{small_model}/{path}") == path
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import open_clip
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from zsad.clip.backbone import Clip, Position
 from zsad.weights import backbones
@@ -223,9 +225,18 @@ def _missing(model_name: str, tag: str, reason: str) -> WeightsError:
     )
 
 
+class _Unfilled(TorchFunctionMode):
+    """Draws no random weights where a file gives all of them: for ViT-L/14 they take longer than reading the file."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
 def _create(model_name: str, source: str | None, overrides: dict[str, Any]) -> torch.nn.Module:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), nullcontext() if source is None else _Unfilled():  # open_clip reads strictly
             warnings.filterwarnings("ignore", message="QuickGELU mismatch")  # checked above, or asked for by name
             return open_clip.create_model(model_name, pretrained=source, weights_only=True, **overrides)
     except Exception as error:
