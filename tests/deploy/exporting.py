@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from zsad import Predictor, load_model
-from zsad.deploy.export import Verification, export
+from zsad.deploy.exporting import Verification, export
 
 CLASSES = ["wood", "coin"]
 FEW = Verification(pictures=None)
@@ -57,7 +57,7 @@ def edit(folder: Path, **more: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
 
 
-ALONE = """
+REFUSE = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -65,6 +65,10 @@ class Refuse:
                                       "filelock", "rich", "yaml", "tifffile"}:
             raise ImportError(f"refused: {name}")
 sys.meta_path.insert(0, Refuse())
+"""
+"""A process that starts with this cannot import torch and its like."""
+
+ALONE = f"""{REFUSE}
 import runpy
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -20,7 +20,7 @@ from zsad import Predictor
 from zsad.cli.main import main
 from zsad.decision import CardError
 from zsad.deploy import ExportError, Runtime, export
-from zsad.deploy.export import Verification
+from zsad.deploy.exporting import Verification
 from zsad.deploy.folder import FolderError, sha256
 from zsad.deploy.graph import Graph, obstacle
 from zsad.deploy.onnx_file import trace

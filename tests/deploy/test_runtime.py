@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tests.deploy.exporting import ALONE, CLASSES, run_alone, smooth
-from zsad import Predictor
+from tests.deploy.exporting import ALONE, CLASSES, REFUSE, run_alone, smooth
+from zsad import Predictor, Tiles
 from zsad.cli.main import main
 from zsad.deploy import Runtime
 from zsad.deploy.bundle import BundleError, modules, outside, run_file
@@ -158,6 +159,37 @@ def test_run_py_needs_neither_torch_nor_zsad(
     assert wrong.stderr.startswith("run.py: error: Class 'bolt' is not in")
 
 
+def test_the_runtime_inside_another_program_needs_no_torch_either(
+    exported: Path, photos: Path, predictor_of_export: Predictor
+) -> None:
+    script = f"""{REFUSE}
+from zsad.deploy import Runtime
+print(Runtime(sys.argv[1]).predict(sys.argv[2], "coin").pred_score)
+"""
+    photo = min(photos.glob("*.png"))
+    command = [sys.executable, "-c", script, str(exported), str(photo)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(predictor_of_export.predict(photo, "coin").pred_score, abs=1e-6)
+
+
+def test_large_photos_in_tiles(exported: Path, predictor_of_export: Predictor, tmp_path: Path) -> None:
+    large, out = tmp_path / "large", tmp_path / "out"
+    large.mkdir()
+    for seed in range(3):
+        smooth(seed, (260, 190)).save(large / f"{seed}.png")
+    arguments = ["--model", str(exported), "--class-name", "wood", "--tile", "96", "--maps", "npy"]
+    assert main(["score", str(large), "--out", str(out), *arguments]) == 0
+    tiled = Predictor(predictor_of_export.method, "cpu", tiles=Tiles(96))
+    tiled.keeps_maps = True
+    for row in rows(out):
+        expected = tiled.predict(str(row["path"]), "wood")
+        assert row["score"] == pytest.approx(expected.pred_score, abs=1e-6)
+        assert row["tiles"] == expected.tiles
+        np.testing.assert_allclose(np.load(out / str(row["map"])), expected.model_map, atol=1e-5)
+    assert len(rows(out)) == 3
+
+
 def test_modules_of_run_py_need_numpy_pillow_and_the_server_only() -> None:
     allowed = {"numpy", "PIL", "starlette", "uvicorn", "python_multipart"}
     for name, source in modules().items():
@@ -167,7 +199,7 @@ def test_modules_of_run_py_need_numpy_pillow_and_the_server_only() -> None:
 
 def test_a_module_that_needs_torch_is_found() -> None:
     with pytest.raises(BundleError, match=r"imports (torch|lightning|scipy|numpy|typing_extensions)"):
-        modules(("zsad.deploy.export",))
+        modules(("zsad.deploy.exporting",))
     assert outside("import torch\nfrom numpy import array") == {"torch", "numpy"}
     assert "torch" in ALONE
 

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0, or 1 if the folder differs from the model."""
-    from zsad.deploy.export import Verification, export
+    from zsad.deploy.exporting import Verification, export
     from zsad.deploy.verify import VerificationError
 
     args = parser().parse_args(arguments)
