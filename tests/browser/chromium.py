@@ -25,19 +25,27 @@ def find(name: str) -> str:
 
 
 @contextmanager
-def opened(page: Path) -> Iterator[webdriver.Chrome]:
-    """Open a page from the disk."""
+def opened(page: Path | str, downloads: Path | None = None) -> Iterator[webdriver.Chrome]:
+    """Open a page from the disk, or an address; what is downloaded goes into a folder."""
     options = webdriver.ChromeOptions()
     options.binary_location = find("chromium")
     for argument in QUIET:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    if downloads is not None:
+        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     driver = webdriver.Chrome(options, webdriver.ChromeService(find("chromedriver")))
     try:
-        driver.get(page.as_uri())
+        driver.get(page if isinstance(page, str) else page.as_uri())
         yield driver
     finally:
         driver.quit()
+
+
+def texts(browser: webdriver.Chrome, selector: str, what: str = "innerText") -> list[str]:
+    """Return what all elements of a kind say, read in one step: a page may draw them anew at any time."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((one) => one[arguments[1]])"
+    return list(browser.execute_script(script, selector, what))
 
 
 def asked(browser: webdriver.Chrome) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from tests.browser.chromium import QUIET, find
+from tests.browser.chromium import asked, opened
 from zsad.cli.demo import comparison, product, scoring
 from zsad.cli.demo.steps import steps
 from zsad.cli.demo.story import tell
@@ -44,24 +43,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(page: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = find("chromium")
-    for argument in QUIET:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(find("chromedriver")))
-    try:
-        driver.get(page.as_uri())
+    with opened(page) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def test_no_errors_and_no_requests(browser: webdriver.Chrome, page: Path) -> None:
     assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
-    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+    assert asked(browser) == {page.as_uri()}
 
 
 def test_every_step_has_a_command_that_a_click_copies(browser: webdriver.Chrome) -> None:

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from tests.browser.chromium import asked, opened
+from tests.browser.chromium import asked, opened, texts
 from zsad.inference.index_page import write_index
 from zsad.inference.rows import Row
 from zsad.inference.settings import write_settings
@@ -83,13 +82,17 @@ def choose(browser: webdriver.Chrome, key: str, text: str) -> None:
     Select(browser.find_element(By.ID, key)).select_by_visible_text(text)
 
 
-def cards(browser: webdriver.Chrome) -> list[WebElement]:
-    return browser.find_elements(By.CSS_SELECTOR, "#gallery figure")
+def cards(browser: webdriver.Chrome, what: str = "innerText") -> list[str]:
+    return texts(browser, "#gallery figure", what)
+
+
+def image(browser: webdriver.Chrome, what: str) -> Any:
+    """Return what the first picture's element says of itself."""
+    return browser.execute_script("return document.querySelector('#gallery figure img')[arguments[0]]", what)
 
 
 def values(browser: webdriver.Chrome) -> list[str]:
-    script = "return [...document.querySelectorAll('#gallery figcaption b')].map(one => one.textContent)"
-    return list(browser.execute_script(script))
+    return texts(browser, "#gallery figcaption b")
 
 
 def count(browser: webdriver.Chrome) -> str:
@@ -97,8 +100,7 @@ def count(browser: webdriver.Chrome) -> str:
 
 
 def test_it_opens_without_errors_and_asks_for_files_beside_it_only(browser: webdriver.Chrome, run: Path) -> None:
-    first = cards(browser)[0].find_element(By.TAG_NAME, "img")
-    WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return arguments[0].naturalWidth", first) == 40)
+    WebDriverWait(browser, 20).until(lambda _: image(browser, "naturalWidth") == 40)
     assert browser.get_log("browser") == []
     urls = asked(browser)
     assert (run / "index.html").as_uri() in urls
@@ -116,8 +118,7 @@ def test_highest_scores_first_in_parts_of_200(browser: webdriver.Chrome, rows: l
     choose(browser, "order", "lowest first")
     assert values(browser) == [f"{score:.5g}" for score in sorted(scores)[:200]]
     choose(browser, "order", "name")
-    names = [card.find_element(By.TAG_NAME, "a").get_attribute("title") for card in cards(browser)[:30]]
-    assert names == sorted(one["path"] for one in rows)[:30]
+    assert texts(browser, "#gallery figure a", "title")[:30] == sorted(one["path"] for one in rows)[:30]
 
 
 def test_filters(browser: webdriver.Chrome, rows: list[dict[str, Any]]) -> None:
@@ -125,14 +126,14 @@ def test_filters(browser: webdriver.Chrome, rows: list[dict[str, Any]]) -> None:
     choose(browser, "label", "anomalous")
     expected = [one for one in rows if one["class_name"] == "screw" and one["label"] == 1]
     assert count(browser).startswith(f"1 to {len(expected)} of {len(expected)} ")
-    assert {card.get_attribute("class") for card in cards(browser)} == {"alarm"}
+    assert set(cards(browser, "className")) == {"alarm"}
     choose(browser, "label", "without")
     assert len(cards(browser)) == ROWS // 100
     choose(browser, "class", "all")
     choose(browser, "label", "all")
     choose(browser, "trouble", "only errors")
     assert len(cards(browser)) == ROWS // 100
-    assert "is <i>no</i> image" in cards(browser)[0].text
+    assert "is <i>no</i> image" in cards(browser)[0]
     choose(browser, "trouble", "no errors")
     search(browser, "PHOTOS/12")
     assert count(browser).startswith("1 to 99 of 99 ")  # 1200 to 1299, of which 1299 has an error
@@ -143,14 +144,13 @@ def test_filters(browser: webdriver.Chrome, rows: list[dict[str, Any]]) -> None:
 def test_picture_and_heat_map_and_the_way_to_the_original(browser: webdriver.Chrome, run: Path) -> None:
     search(browser, "50% #1 ?<b>")
     (card,) = cards(browser)
-    image, original = card.find_element(By.TAG_NAME, "img"), (run.parent / "photos" / ODD).as_uri()
-    assert str(image.get_attribute("src")).startswith(f"{run.as_uri()}/overlays/")
-    assert card.find_element(By.TAG_NAME, "a").get_attribute("href") == original
-    assert ODD in card.text
+    original = (run.parent / "photos" / ODD).as_uri()
+    assert str(image(browser, "src")).startswith(f"{run.as_uri()}/overlays/")
+    assert texts(browser, "#gallery figure a", "href") == [original]
+    assert ODD in card
     choose(browser, "view", "picture")
-    image = cards(browser)[0].find_element(By.TAG_NAME, "img")
-    assert image.get_attribute("src") == original
-    WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return arguments[0].naturalWidth", image) == 40)
+    assert image(browser, "src") == original
+    WebDriverWait(browser, 20).until(lambda _: image(browser, "naturalWidth") == 40)
 
 
 def test_regions_have_areas_in_pixels_and_square_millimetres(
@@ -158,12 +158,12 @@ def test_regions_have_areas_in_pixels_and_square_millimetres(
 ) -> None:
     top = max((one for one in rows if one.get("regions")), key=lambda one: one["score"])
     area = top["regions"][1]["area"]
-    text = cards(browser)[0].text
+    text = cards(browser)[0]
     assert f"2 regions: {area} px ({area / 4:.3g} mm²), 120 px (30 mm²)" in text
     assert "anomalous, p = 0.25" in text
     choose(browser, "order", "largest region")
     largest = max(one["regions"][1]["area"] for one in rows if one.get("regions"))
-    assert f"2 regions: {largest} px" in cards(browser)[0].text
+    assert f"2 regions: {largest} px" in cards(browser)[0]
 
 
 def test_the_histogram_shows_the_thresholds(browser: webdriver.Chrome) -> None:

@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.browser.chromium import QUIET, find
+from tests.browser.chromium import asked, opened, texts
 from tests.deploy.serving import serving
 from zsad import Predictor, load_model
 from zsad.deploy.live import Live
@@ -57,17 +57,8 @@ def server(predictor: Predictor) -> Iterator[Server]:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = find("chromium")
-    for argument in QUIET:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(find("chromedriver")))
-    try:
+    with opened("about:blank", tmp_path) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def drop(browser: webdriver.Chrome, *paths: Path) -> None:
@@ -88,14 +79,12 @@ def said(browser: webdriver.Chrome, name: str) -> str:
     return browser.find_element(By.ID, name).text
 
 
-def texts(browser: webdriver.Chrome, chosen: str = "") -> list[str]:
-    """Return what the cards say, read in one step: each frame may draw the list anew."""
-    code = "return [...document.querySelectorAll(arguments[0])].map((one) => one.innerText)"
-    return list(browser.execute_script(code, f"#list li{chosen}"))
+def cards(browser: webdriver.Chrome, chosen: str = "") -> list[str]:
+    return texts(browser, f"#list li{chosen}")
 
 
 def names(browser: webdriver.Chrome, chosen: str = "") -> list[str]:
-    return [one.splitlines()[0] for one in texts(browser, chosen)]
+    return [one.splitlines()[0] for one in cards(browser, chosen)]
 
 
 def drawn(browser: webdriver.Chrome) -> None:
@@ -122,10 +111,9 @@ def pixels(browser: webdriver.Chrome) -> np.ndarray[Any, Any]:
 def quiet(browser: webdriver.Chrome, address: str) -> None:
     """Nothing on the console, and nobody else was asked."""
     assert [one for one in browser.get_log("browser") if "422" not in one["message"]] == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
-    assert asked
-    assert all(url.startswith((address, f"blob:{address}")) for url in asked)
+    urls = asked(browser)
+    assert urls
+    assert all(url.startswith((address, f"blob:{address}")) for url in urls)
 
 
 def test_drop_limits_and_download(
@@ -140,13 +128,13 @@ def test_drop_limits_and_download(
     scores = {name: predictor.predict(photos / name, "cork").pred_score for name in ("good.png", "bad.png")}
     order = sorted(scores, key=lambda name: -scores[name])
     assert names(browser) == [*order, "broken.png"]
-    first, second, third = texts(browser)
+    first, second, third = cards(browser)
     assert f"score {scores[order[0]]:.3g}" in first
     assert "truncated" in third or "cannot" in third.lower()
     assert "normal" not in first + second  # nobody has set a limit
 
     slide(browser, "limit", 500)
-    first, second, _ = texts(browser)
+    first, second, _ = cards(browser)
     assert first.endswith("anomalous")
     assert second.endswith("normal")
     assert "1 anomalous at this limit" in said(browser, "said")
@@ -245,7 +233,7 @@ def test_a_token_and_a_card(browser: webdriver.Chrome, predictor: Predictor, pho
             slide(browser, "limit", 12)
             assert said(browser, "limit-said") == "50 % of normal images would alarm"
             rows = {name: predictor.predict(photos / name, "cork").p_value for name in ("good.png", "bad.png")}
-            for one in texts(browser):
+            for one in cards(browser):
                 name, words = one.splitlines()[:2]
                 assert words.endswith("anomalous" if rows[name] <= 0.5 else "normal")
     finally:
