@@ -9,6 +9,28 @@ from typing import Any
 
 
 @contextlib.contextmanager
+def signals_stop(stop: threading.Event) -> Iterator[None]:
+    """Set an event at the first Ctrl-C, SIGTERM or SIGHUP; the second one interrupts as usual."""
+    kept: dict[int, Any] = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+
+    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                kept[number] = signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def signals_interrupt() -> Iterator[None]:
     """Raise KeyboardInterrupt in the main thread on SIGTERM and SIGHUP; one that is ignored (nohup) stays ignored."""
 

@@ -70,6 +70,11 @@ class Comparison:
         elif not method.shots and method.references is None:
             self._folders = folders
 
+    @property
+    def draws(self) -> bool:
+        """Whether panels are drawn from what is scored."""
+        return bool(self._folders)
+
     def settings(self) -> dict[str, str]:
         """Return what rows depend on."""
         for panel in self._panels.values():

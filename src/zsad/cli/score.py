@@ -5,7 +5,7 @@ import math
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image
@@ -22,6 +22,7 @@ from zsad.cli.model_options import chosen_card, chosen_model
 from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
 from zsad.cli.score_summary import summary
+from zsad.cli.watching import check_comparison, check_watching, hook_of, watch_folders
 from zsad.clip.loading import MINI
 from zsad.decision import Card
 from zsad.decision.drift import Watch, watch_of
@@ -55,10 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--mm-per-pixel must be a length above 0, got {args.mm_per_pixel:g}.")
     if args.format == "parquet":
         require_parquet()  # before anything is scored
+    check_watching(args)
     naming = None if args.class_name_from is None else ClassNames(args.class_name_from)
     files = FileList(args.paths, args.exclude, args.out, args.slices, naming)
     _tell_passed(console, files)
-    if not len(files):
+    if not len(files) and not args.watch:
         raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
     card = chosen_card(args)
     if card is not None and args.threshold is not None:
@@ -68,7 +70,10 @@ def main(arguments: Sequence[str]) -> int:
     model = _load(args, card)
     card = model.calibration if card is None else card  # an exported folder may bring one
     classes = files.classes(args.class_name)
+    if args.watch and naming is not None and card is not None:
+        classes = sorted({*files.named, *card.classes})  # the others may come
     comparison = Comparison(args, model, files, classes, console)
+    check_comparison(args, comparison)
     if card is not None:
         model.use_calibration(card)  # once a panel that was given is there
         watches = {name: watch_of(card.entry(name)) for name in classes}
@@ -83,10 +88,12 @@ def main(arguments: Sequence[str]) -> int:
     explanations = Explanations(args.explain, model, args.out, args.overlay_size)
     if said := notices.seen_before(getattr(method, "trained_on", ()), args.paths):
         console.print(said, style="yellow", markup=False)
-    settings = _settings(args, model, classes[0] if len(classes) == 1 else None) | comparison.settings()
+    one_class = classes[0] if len(classes) == 1 and naming is None else None  # with a rule others may come
+    settings = _settings(args, model, one_class) | comparison.settings()
     maps = None if args.maps is None else RawMaps(args.maps, args.map_size)
     model.keeps_maps = maps is not None
-    opened = RowWriter(args.out, settings, args.batch_size, args.fresh, files, args.prune, content=args.hash)
+    unit = 1 if args.watch else args.batch_size  # files come one by one: no batch is to be put together again
+    opened = RowWriter(args.out, settings, unit, args.fresh, files, args.prune, content=args.hash)
     with opened as writer, Audit(args.out, ("zsad", "score", *arguments)), _progress(console) as bar:
         _tell_changes(console, writer)
         writer.note(page=page_settings(card, args.mm_per_pixel))
@@ -95,12 +102,12 @@ def main(arguments: Sequence[str]) -> int:
             for row in writer.rows():
                 if row.score is not None and row.class_name in watches:
                     watches[row.class_name].add([row.score])  # told before, or in time
-        task = bar.add_task("scoring", total=len(files), completed=len(writer))
-        handed: deque[Found] = deque()
-        with Recorder(writer, scale, not args.no_overlays, model.map_range, args.num_workers, maps) as recorder:
-            recorder.start(files.roots)
+        task = bar.add_task("scoring", total=None if args.watch else len(files), completed=len(writer))
+
+        def scored(inputs: Iterable[Found]) -> Iterator[tuple[list[Found], list[Result]]]:
+            handed: deque[Found] = deque()
             for batch in model.batches(
-                _noted((found for found in files if not writer.has(found.real)), handed),
+                _noted(inputs, handed),
                 args.class_name if args.class_name in classes else classes[0],
                 threshold=args.threshold,
                 size="model" if args.no_overlays else args.overlay_size,
@@ -108,10 +115,24 @@ def main(arguments: Sequence[str]) -> int:
                 num_workers=args.num_workers,
                 content=args.hash,
             ):
-                recorder.add([handed.popleft() for _ in batch], explanations.of(batch))
-                if card is not None:
-                    _watch(console, watches, args, batch)
-                bar.advance(task, len(batch))
+                yield [handed.popleft() for _ in batch], batch
+
+        def take(found: list[Found], batch: list[Result]) -> None:
+            recorder.add(found, explanations.of(batch))
+            if card is not None:
+                _watch(console, card, watches, args, batch)
+            bar.advance(task, len(batch))
+
+        with (
+            hook_of(args, card, console) as hook,
+            Recorder(writer, scale, not args.no_overlays, model.map_range, args.num_workers, maps, hook) as recorder,
+        ):
+            if args.watch:
+                watch_folders(args, console, files, writer, recorder, scored, take)
+            else:
+                recorder.start(files.roots)
+                for found, batch in scored(one for one in files if not writer.has(one.real)):
+                    take(found, batch)
         finish(args.out, page=not args.no_page, parquet=args.format == "parquet" or None)
         status = summary(console, writer, model.map_range, recorder)
         comparison.report()
@@ -124,13 +145,16 @@ def main(arguments: Sequence[str]) -> int:
                 f"{alarms} alarms in {path}; with {fewest} calibration images an alarm needs {needed} of the highest "
                 f"scores."
             )
-    return status
+    return 0 if args.watch else status
 
 
-def _watch(console: Console, watches: Mapping[str, Watch], args: argparse.Namespace, batch: Sequence[Result]) -> None:
+def _watch(
+    console: Console, card: Card, watches: dict[str, Watch], args: argparse.Namespace, batch: Sequence[Result]
+) -> None:
     """Warn where the scores of production leave those of the card."""
-    for name, watch in watches.items():
+    for name in sorted({one.class_name for one in batch if one.error is None}):
         scores = [one.pred_score for one in batch if one.error is None and one.class_name == name]
+        watch = watches[name] if name in watches else watches.setdefault(name, watch_of(card.entry(name)))
         for window in watch.add(scores):
             message = watch.message(window, name, recalibrate(args.calibration, name))
             console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
@@ -156,7 +180,7 @@ def _load(args: argparse.Namespace, card: Card | None) -> BasePredictor:
     )
 
 
-def _noted(files: Iterator[Found], handed: deque[Found]) -> Iterator[Found]:
+def _noted(files: Iterable[Found], handed: deque[Found]) -> Iterator[Found]:
     """Yield files and remember them until their results come back, in the same order."""
     for found in files:
         handed.append(found)

@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add_reading(made)
     _add_heat_maps(made)
     _add_outputs(made)
+    _add_watching(made)
     made.add_argument("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
     made.add_argument(
         "--num-workers",
@@ -70,6 +71,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prune", action="store_true", help="drop rows of files that are gone or no longer asked for")
     made.add_argument("--fresh", action="store_true", help="start over, whatever is in DIR from an earlier run")
     return made
+
+
+def _add_watching(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--watch", action="store_true", help="go on with files that arrive, until Ctrl-C or SIGTERM")
+    made.add_argument(
+        "--settle", type=float, default=1.0, metavar="S", help="seconds without a change before a file is read"
+    )
+    made.add_argument("--polling", action="store_true", help="compare folders: network shares send no events")
+    made.add_argument(
+        "--on-anomaly", metavar="CMD", help="run this, without a shell, for each label 1: the row as JSON on its input"
+    )
 
 
 def add_reading(made: argparse.ArgumentParser) -> None:

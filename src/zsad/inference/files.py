@@ -114,12 +114,18 @@ class FileList:
         self.passed: Counter[str] = Counter()
         """Files that are no images, counted by extension."""
         given = outermost(expanded(paths))
-        results: list[str | Path] = [] if avoid is None else [avoid]
+        self.avoided: list[str] = [] if avoid is None else [os.fspath(avoid)]
+        """Folders that are not entered."""
         if avoid is not None and os.path.realpath(avoid) in map(os.path.realpath, given):
-            results = [os.path.join(avoid, name) for name in ("overlays", "maps")]  # results beside the images
-        every = sliced(inputs(given, self.passed, results), slices)
-        kept = (one for one in every if not any(fnmatch(one.path, pattern) for pattern in exclude))
-        self._keep(kept if naming is None else map(naming, kept))
+            self.avoided = [os.path.join(avoid, name) for name in ("overlays", "maps")]  # results beside the images
+        self._exclude, self._slices, self._naming = exclude, slices, naming
+        self._keep(self.chosen(inputs(given, self.passed, self.avoided)))
+
+    def chosen(self, files: Iterable[Found]) -> Iterator[Found]:
+        """Yield the images that files stand for, with their classes, without those that are left out."""
+        for image in sliced(files, self._slices):
+            if not any(fnmatch(image.path, pattern) for pattern in self._exclude):
+                yield image if self._naming is None else self._naming(image)
 
     @classmethod
     def of(cls, files: Iterable[Found]) -> "FileList":

@@ -30,6 +30,7 @@ class Recorder:
             decide.
         overlays: Whether there are heat maps.
         map_range: The method's.
+        after: Called with the rows of a batch when they are on the disk.
         num_workers: Threads that draw heat maps; one more then writes, behind the caller, and what this counts is whole
             when it has ended. 0 does all of it at once.
         maps: How raw maps are written; None writes none.
@@ -43,8 +44,10 @@ class Recorder:
         map_range: Limits | None = None,
         num_workers: int = 0,
         maps: RawMaps | None = None,
+        after: Callable[[Sequence[Row]], object] | None = None,
     ) -> None:
         self.writer, self.overlays, self.map_range, self.maps = writer, overlays, map_range, maps
+        self.after = after
         frozen = writer.settings.get("scale")
         self.scale: Scale | str = tuple(frozen) if scale == AUTO and frozen else scale
         self.scored = self.failed = 0
@@ -81,6 +84,14 @@ class Recorder:
         """Take the results of a batch, with the files that they belong to."""
         self._do(self._add, list(found), results)
 
+    def flush(self) -> None:
+        """Write what waits for the scale of the colours, which is decided by what there is."""
+        self._do(self._write_waiting)
+
+    def then(self, job: Callable[[], object]) -> None:
+        """Have a job done when all that was added is on the disk."""
+        self._do(job)
+
     def _add(self, found: list[Found], results: Sequence[Result]) -> None:
         for result in results:
             self.scored += result.error is None
@@ -113,6 +124,8 @@ class Recorder:
         lost = sum(row.error != result.error for row, result in zip(rows, results, strict=True))
         self.scored, self.failed = self.scored - lost, self.failed + lost
         self.writer.write(rows)
+        if self.after is not None:
+            self.after(rows)
 
     def _row(self, found: Found, result: Result) -> Row:
         made: dict[str, Any] = {"path": self.writer.shown(found.path)}
