@@ -302,3 +302,26 @@ def test_maps_of_predict_find_their_masks(mvtec: Path, tmp_path: Path, capsys: p
     found = json.loads(capsys.readouterr().out)
     assert found["counts"]["screw"] == [2, 2]
     assert found["per_class"]["screw"]["pixel_auroc"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export"], "The following arguments are required: --out (see 'zsad export --help')."),
+        (["score", "photos"], "The following arguments are required: --out (see 'zsad score --help')."),
+        (["data"], "The following arguments are required: COMMAND (see 'zsad data --help')."),
+        (["data", "show"], "The following arguments are required: name (see 'zsad data show --help')."),
+        (["demo", "--foo"], "Unrecognized arguments: --foo (see 'zsad demo --help')."),
+        (
+            ["export", "--out", "x", "--tolerance", "few"],
+            "Argument --tolerance: invalid float value: 'few' (see 'zsad export --help').",
+        ),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_one_sentence(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"zsad: error: {message}\n"

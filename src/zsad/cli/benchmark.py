@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
 from zsad.benchmark.results import read_cell
 from zsad.benchmark.run import Options, Runner, cells_of, is_done
+from zsad.cli.arguments import Parser
 from zsad.cli.interrupt import signals_interrupt
 from zsad.methods import list_methods
 from zsad.weights.files import locked
@@ -26,7 +27,7 @@ _SHARE = "ZSAD_BENCHMARK_SHARE"  # "index/number" of a process of --jobs
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad benchmark``."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="zsad benchmark",
         description="Run methods on data sets, class by class, and write one JSON file per cell. Started again, it "
         "goes on where it stopped. 'zsad report DIR' makes tables of the files.",

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from rich.console import Console
 from rich.markup import escape
 
+from zsad.cli.arguments import Parser
 from zsad.cli.calibration_report import evaluation, say_labelled, say_promise, write_page
 from zsad.cli.calibration_split import HALF, Halves
 from zsad.cli.exported import add_exported_options, open_exported
@@ -37,7 +38,7 @@ _HIGHEST = 5
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad calibrate",
         description="Score good parts of one class and write a card. 'zsad score --calibration CARD' then says which "
         "images are unusual, with a promise: at most a share ALPHA of good parts alarms, on average over calibrations. "

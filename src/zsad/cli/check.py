@@ -7,11 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from zsad.benchmark.check import check_cell
+from zsad.cli.arguments import Parser
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad check``."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="zsad check",
         description="Compute one cell of a benchmark again from its JSON file and compare the numbers.",
     )

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 
+from zsad.cli.arguments import Parser
 from zsad.datamodules.tools.check import data_check
 from zsad.datamodules.tools.download import data_download
 from zsad.datamodules.tools.export import data_export
@@ -12,7 +13,7 @@ from zsad.datamodules.tools.prepare import data_prepare
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad data",
         description="List, show, check, fetch, prepare and export data sets.",
         epilog="Exit status: 0 all is well, 1 something is wrong with the data, 2 the request cannot be met.",

@@ -1,6 +1,5 @@
 """``zsad doctor``: what is installed, which devices and weights there are, and what works without a network."""
 
-import argparse
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from zsad import __version__
+from zsad.cli.arguments import Parser
 from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
 from zsad.clip.text_store import TextStore
 from zsad.methods import METHODS, outside_methods
@@ -29,9 +29,7 @@ _PACKAGES = (
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0, or 1 if not even the embedded backbone works."""
-    parser = argparse.ArgumentParser(
-        prog="zsad doctor", description="Show versions, devices, weights, what works offline."
-    )
+    parser = Parser(prog="zsad doctor", description="Show versions, devices, weights, what works offline.")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--clear-cache", action="store_true", help="delete stored text embeddings, and do no more")
     args = parser.parse_args(arguments)

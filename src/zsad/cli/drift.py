@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from zsad.cli.arguments import Parser
 from zsad.decision import Card
 from zsad.decision.drift import FIRST, Watch, watch_of
 from zsad.decision.entry import ClassEntry
@@ -23,7 +24,7 @@ _COLUMNS = ("window", "images", "says", "median", "alarms", "p of the body", "p 
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad drift",
         description="Look at the scores of a run in windows of 50, later 200 images and tell changed images from more "
         "defects than usual. It warns and changes no label.",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from zsad.cli.arguments import Parser
 from zsad.cli.calibration_report import say_splits
 from zsad.metrics import DEFAULT_METRICS
 from zsad.metrics.folder import evaluate_folder, find_items, read_map, read_mask
@@ -14,7 +15,7 @@ from zsad.metrics.folder import evaluate_folder, find_items, read_map, read_mask
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="zsad evaluate",
         description="Compute image and pixel metrics of a folder of anomaly maps (npy, tiff, png) against a folder of "
         "masks; whatever program wrote the maps.",

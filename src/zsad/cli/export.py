@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from zsad.cli.arguments import Parser
 from zsad.cli.model_options import add_model_options, chosen_model, method_table
 from zsad.decision import Card
 from zsad.inference import load_model
@@ -13,7 +14,7 @@ from zsad.inference import load_model
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad export",
         description="Write a model as a folder with all that it takes to score images and to serve them, without torch "
         "and without zsad: the graph, run.py, a page. The folder is read back and compared with the model.",

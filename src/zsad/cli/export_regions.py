@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from zsad.cli.arguments import Parser
 from zsad.decision.export import FORMATS, Found, export
 from zsad.decision.regions import MOST, Region
 from zsad.decision.regions import regions as find_regions
@@ -17,7 +18,7 @@ from zsad.inference.relabel import all_rows
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad export-regions",
         description="Write the regions that 'zsad score --calibration' found, or those that lie above a threshold of "
         "the maps that 'zsad score --maps' kept, as COCO JSON, Label Studio JSON, CVAT XML or mask pictures. "

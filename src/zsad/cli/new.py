@@ -9,10 +9,12 @@ from string import Template
 
 from rich.console import Console
 
+from zsad.cli.arguments import Parser
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad new``."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="zsad new", description="Write a method that works, and its test, for you to replace what is inside."
     )
     result.add_argument("what", choices=("method",))

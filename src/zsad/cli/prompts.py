@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import open_clip
 
+from zsad.cli.arguments import Parser
 from zsad.datamodules.facts import all_facts
 from zsad.llm import LLM, AnswerCache, CacheMode, LLMError, LLMWarning, OfflineError, load_llm
 from zsad.methods.alfa.prompts import LABELS, PromptWriter, load_alfa_prompts
@@ -17,7 +18,7 @@ from zsad.methods.alfa.prompts import LABELS, PromptWriter, load_alfa_prompts
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad prompts",
         description="Fill the cache of a language model's answers and show the prompts that ALFA makes of them. The "
         "packaged answers (default) are a hand-written stand-in and need no network.",

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from zsad.cli.arguments import Parser
 from zsad.decision import Card
 from zsad.inference.after_run import finish, write_fdr
 from zsad.inference.audit import Audit
@@ -14,7 +15,7 @@ from zsad.inference.settings import read_settings
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad relabel",
         description="Give every row in the folder of a run of 'zsad score' another label; scores and heat maps stay. "
         "The run can be continued with the new threshold.",

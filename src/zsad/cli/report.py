@@ -11,14 +11,13 @@ from rich.console import Console
 from zsad.benchmark.report import check_page, compare_methods, write_report
 from zsad.benchmark.results import load, summarise
 from zsad.benchmark.tables import overview, rows
+from zsad.cli.arguments import Parser
 from zsad.report.terminal import tables
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad report``."""
-    result = argparse.ArgumentParser(
-        prog="zsad report", description="Make tables and one HTML page from a results folder."
-    )
+    result = Parser(prog="zsad report", description="Make tables and one HTML page from a results folder.")
     result.add_argument("results", type=Path, metavar="DIR")
     result.add_argument(
         "--out", type=Path, metavar="DIR", help="where report.{md,csv,tex,html} go (default: the results folder)"

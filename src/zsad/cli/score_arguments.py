@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from zsad.cli.arguments import Parser
 from zsad.cli.explain import add_explain_option
 from zsad.cli.exported import add_exported_options
 from zsad.cli.look_options import add_look_options
@@ -14,7 +15,7 @@ from zsad.images.overlay import AUTO, MAP_FORMATS, Scale
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad score",
         description="Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it "
         "goes.\nStarted again with the same settings, it goes on where it stopped.",

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from zsad.cli.arguments import Parser
 from zsad.cli.model_options import add_model_options, chosen_model, method_table
 from zsad.decision import Card
 from zsad.deploy.served import Served
@@ -13,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
     from zsad.deploy.serve_options import add_serve_options
 
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad serve",
         description="Score images that come over HTTP: POST /v1/score, /v1/score-many, and a page at /.\n"
         "It listens on this machine only, unless there is a token; nothing that comes in is stored.",

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from zsad.cli.arguments import Parser
 from zsad.methods.author_files import READERS, convert, reader_of
 from zsad.report.terminal import tables
 from zsad.weights import backbones, store
@@ -21,7 +22,7 @@ from zsad.weights.store import Asked
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(prog="zsad weights", description="Trained adapters that people published.")
+    made = Parser(prog="zsad weights", description="Trained adapters that people published.")
     commands = made.add_subparsers(dest="command", required=True)
     one = commands.add_parser("list", help="what there is, what it was trained on, its terms, and whether it is here")
     one.add_argument("method", nargs="?", help="of one method")

@@ -1,6 +1,5 @@
 """The command: arguments, the story, the table of all methods, and the page that holds both."""
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from zsad.cli.arguments import Parser
 from zsad.cli.demo import comparison, product
 from zsad.cli.demo.scoring import run, training_free
 from zsad.cli.demo.steps import steps
@@ -29,7 +29,7 @@ NOTE = (
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="zsad demo",
         description="Take a generated product that the embedded mini CLIP never saw through six steps, from good parts "
         "to the line; then run all training-free methods on a benchmark of such classes and defects. One HTML page.",
