@@ -198,6 +198,8 @@ class Predictor(BasePredictor):
 
     def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Return a map (height, width) bilinearly at another size (height, width)."""
+        if anomaly_map.shape == size:
+            return anomaly_map  # without a copy: maps of large pictures are large
         return upsample(torch.from_numpy(anomaly_map)[None], size)[0].numpy()
 
     def identity(self, class_name: str | None) -> dict[str, Any]:
