@@ -120,6 +120,42 @@ def test_windows_of_the_functional_groups_belong_to_their_frame(tmp_path: Path) 
         np.testing.assert_array_equal(grey(f"{path}#frame={number}"), expected)
 
 
+def table(first: int, entries: list[int], bits: int, **more: str) -> pydicom.Dataset:
+    made = pydicom.Dataset()
+    made.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    made.add_new("LUTData", "US", entries)
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_lookup_tables_of_the_modality_and_of_the_window(tmp_path: Path) -> None:
+    stored = np.array([[0, 2, 3, 4], [5, 9, 4, 3]], np.uint16)
+    # PS3.3 C.11.1.1.1: what lies below or above the table has its first or last value
+    modality = [table(2, [100, 300, 700, 1500], 16, ModalityLUTType="OD")]
+    values = np.array([[100, 100, 300, 700], [1500, 1500, 700, 300]], float)
+    path = dicom(tmp_path / "m.dcm", stored, ModalityLUTSequence=modality, **TWELVE)
+    np.testing.assert_array_equal(grey(path, ReadOptions(window=(0, 2000))), by_hand(values, 0, 2000))
+    window: dict[str, Any] = {"WindowCenter": "600.5", "WindowWidth": "1001"}  # black up to 100, white from 1100
+    path = dicom(tmp_path / "w.dcm", stored, ModalityLUTSequence=modality, **window, **TWELVE)
+    np.testing.assert_array_equal(grey(path), [[0, 0, 51, 153], [255, 255, 153, 51]])
+
+    voi = [table(300, [0, *([7] * 399), 128, 255], 8)]  # 300: 0, 301 to 699: 7, 700: 128, from 701 on: 255
+    path = dicom(tmp_path / "v.dcm", stored, ModalityLUTSequence=modality, VOILUTSequence=voi, **TWELVE)
+    np.testing.assert_array_equal(grey(path), [[0, 0, 0, 128], [255, 255, 128, 0]])
+    words = pydicom.Dataset()
+    words.add_new("LUTDescriptor", "US", [4, 2, 8])
+    for entries in (np.array([9, 90, 130, 250], "<u2").tobytes(), bytes([9, 90, 130, 250])):  # one or two in a word
+        words.add_new("LUTData", "OW", entries)
+        path = dicom(tmp_path / "b.dcm", stored, VOILUTSequence=[words], **TWELVE)
+        np.testing.assert_array_equal(grey(path), [[9, 9, 90, 130], [250, 250, 130, 90]])
+    ten = [table(3, [0, 341, 1023], 10)]  # without a modality's table, of stored values
+    path = dicom(tmp_path / "t.dcm", stored, VOILUTSequence=ten, **TWELVE)
+    np.testing.assert_array_equal(grey(path), [[0, 0, 0, 85], [255, 255, 85, 0]])
+    path = dicom(tmp_path / "i.dcm", stored, VOILUTSequence=ten, PhotometricInterpretation="MONOCHROME1", **TWELVE)
+    np.testing.assert_array_equal(grey(path), [[255, 255, 255, 170], [0, 0, 170, 255]])
+
+
 def test_sixteen_bits_floats_and_signed_values_as_other_images(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grey(dicom(tmp_path / "u.dcm", CT[0])), by_hand(CT[0].astype(float), 0, 65535))
     assert load_picture(dicom(tmp_path / "few.dcm", CT[0])).fitting == (0.0, 4095.0)

@@ -31,7 +31,7 @@ _TAGS = (
         for what in ("Descriptor", "Data")
     ),
 )
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+_DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _INFLATED = 2**29  # bytes
 
 
@@ -86,18 +86,19 @@ def read(file: str, part: Part, options: ReadOptions) -> Scan:
 
 def _grey(pixels: NDArray[Any], header: Any, number: int) -> tuple[NDArray[Any], Window | None, Window | None]:
     """Return rescaled values, the window that the header states, and what its kind of numbers means by one."""
-    from pydicom.pixels import apply_modality_lut, apply_voi
+    from pydicom.pixels import apply_modality_lut
 
     rescaling = _group(header, number, "PixelValueTransformationSequence")
     voi = _group(header, number, "FrameVOILUTSequence")
     try:
-        values = np.asarray(apply_modality_lut(pixels, rescaling))
+        tables = rescaling.get("ModalityLUTSequence")
+        values = _looked_up(pixels, tables[0], header) if tables else np.asarray(apply_modality_lut(pixels, rescaling))
         centre, width = _first(voi.get("WindowCenter")), _first(voi.get("WindowWidth"))
         function = str(voi.get("VOILUTFunction") or "LINEAR").upper()
         if centre is None or width is None:
-            if voi.get("VOILUTSequence"):
-                bits = int(voi.VOILUTSequence[0].LUTDescriptor[2])
-                return np.asarray(apply_voi(values, voi)), (0.0, 2.0**bits - 1), None
+            if tables := voi.get("VOILUTSequence"):
+                white = 2.0 ** int(tables[0].LUTDescriptor[2]) - 1
+                return _looked_up(values, tables[0], header), (0.0, white), None
             return values, None, _natural(pixels, values, header, rescaling)
     except Exception as error:
         raise ValueError(f"its rescaling or its window makes no sense ({_kind(error)})") from error
@@ -109,6 +110,20 @@ def _grey(pixels: NDArray[Any], header: Any, number: int) -> tuple[NDArray[Any],
         return values, (centre - width / 2, centre + width / 2), None
     low, high = centre - width / 2, centre + width / 2 - 1  # PS3.3 C.11.2.1.2.1, equation 1
     return values, (low, high if high > low else low + 1e-6), None
+
+
+def _looked_up(values: NDArray[Any], table: Any, header: Any) -> NDArray[np.uint16]:
+    """Return what a lookup table makes of values; those outside of it get its first or last entry (PS3.3 C.11.1.1.1).
+
+    pydicom's own counts places with as many bits as entries or pixels have: beyond the 256th it begins anew.
+    """
+    length, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
+    entries = table.LUTData
+    if isinstance(entries, bytes):  # words, or two entries of eight bits in each
+        order = ">" if header.file_meta.get("TransferSyntaxUID") == _BIG_ENDIAN else "<"
+        entries = np.frombuffer(entries, f"{order}u2" if len(entries) >= 2 * length else np.uint8)
+    places = np.clip(np.rint(values.astype(np.float64)) - first, 0, length - 1).astype(np.intp)
+    return np.asarray(entries, np.uint16)[places]
 
 
 def _natural(pixels: NDArray[Any], values: NDArray[Any], header: Any, rescaling: Any) -> Window | None:
