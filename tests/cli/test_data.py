@@ -4,8 +4,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from zsad.cli.data import main
+from zsad.cli.main import main as zsad
 from zsad.datamodules.facts import all_facts
+
+
+def main(arguments: list[str]) -> int:
+    return zsad(["data", *arguments])
 
 
 def test_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,5 +83,22 @@ def test_show_has_the_rest(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
             assert " ".join(said.split()) in text
         assert main(["show", facts.key, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["key"] == facts.key
-    assert main(["show", "mvtec"]) == 2
-    assert "No data set 'mvtec'; nearest: ['mvtec_ad']" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["show", "mvtec"], "No data set 'mvtec'; nearest: ['mvtec_ad']"),
+        (["check", "vissa", "--root", "."], "Unknown data set 'vissa'; known, nearest first: visa"),
+        (["prepare", "mvtec_ad", "--root", ".", "--out", "x"], "'mvtec_ad' needs no preparation"),
+        (["download", "visa", "--archive", "gone.tar"], "No archive 'gone.tar'"),
+    ],
+)
+def test_mistakes_are_said_as_by_all_commands(
+    command: list[str], message: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, *more]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"zsad: error: {message}")

@@ -50,6 +50,34 @@ def test_table_and_file(folders: tuple[Path, Path, np.ndarray, np.ndarray], caps
     assert "aupro" in json.loads(target.read_text(encoding="utf-8"))["mean"]
 
 
+def test_intervals_at_80_columns_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rng = np.random.RandomState(0)
+    for name in ("nut", "a_rather_long_class_name_of_a_product"):
+        for folder in ("maps", "masks"):
+            (tmp_path / folder / name).mkdir(parents=True)
+        for number in range(8):
+            mask = np.zeros((12, 10), np.uint8)
+            mask[3:7, 2:6] = 255 * (number % 2)
+            np.save(tmp_path / "maps" / name / f"{number}.npy", rng.rand(12, 10).astype("f4") + mask / 1000)
+            Image.fromarray(mask).save(tmp_path / "masks" / name / f"{number}.png")
+    command = ["evaluate", "--maps", str(tmp_path / "maps"), "--masks", str(tmp_path / "masks"), "--mode", "exact"]
+    assert main([*command, "--bootstrap", "50"]) == 0
+    shown = capsys.readouterr().out
+    assert main([*command, "--bootstrap", "50", "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= 80
+    words = shown.split()
+    for name, values in [*result["per_class"].items(), ("mean", result["mean"])]:
+        assert name in words
+        for metric, value in values.items():
+            low, high = (result["intervals"][name] if name != "mean" else result["mean_intervals"])[metric]
+            assert f"{100 * value:.1f}" in words
+            assert f"({100 * low:.1f}-{100 * high:.1f})" in words
+
+
 def test_splits_of_normal_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for number in range(130):

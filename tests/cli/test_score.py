@@ -245,6 +245,28 @@ def test_highest_scores_are_shown(pictures: Path, tmp_path: Path, capsys: pytest
     assert "zsad-mini knows synthetic images only" in " ".join(shown.err.split())
 
 
+def test_highest_scores_keep_numbers_and_names_at_80_columns(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    deep = tmp_path.joinpath(*["a folder with a long name"] * 3)
+    short, long = "with a name of its own " * 2, "longer than a line " * 5
+    for number, name in enumerate([short, long]):
+        shutil.copytree(pictures / f"lot {number}", deep / name)
+        for picture in (deep / name).iterdir():
+            picture.rename(picture.with_name(f"{name}{picture.name}"))
+    rows = run(deep, tmp_path / "out", "--no-overlays")
+    lines = capsys.readouterr().err.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("The 5 highest scores of"))
+    worst = sorted(rows, key=lambda row: -float(row["score"]))[:5]
+    for row, line in zip(worst, lines[start + 1 :], strict=False):
+        score, path = line.split(maxsplit=1)
+        name = Path(row["path"]).name
+        assert (score, Path(path).name) == (f"{float(row['score']):.5g}", name)
+        assert path in (row["path"], f"...{row['path'][-len(path) + 3 :]}")
+        assert len(line) <= max(80, len(name) + 17)
+
+
 def test_excluded_images_have_no_rows(pictures: Path, tmp_path: Path) -> None:
     rows = run(pictures, tmp_path, "--no-overlays", "--exclude", "*/lot 0/*", "--exclude", "*01.png")
     assert {Path(row["path"]).name for row in rows} == {f"{n:02d}.png" for n in range(COUNT) if n % 3 and n != 1}

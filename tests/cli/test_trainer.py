@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,14 @@ from zsad.synthetic import generate
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     for number in range(6):
-        folder = tmp_path / "data" / "coin" / "test" / ("bad" if number % 2 else "good")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generate("coin", "hole" if number % 2 else "", seed=number).image).save(
-            folder / f"{number}.png"
-        )
+        scene = generate("coin", "hole" if number % 2 else "", seed=number)
+        path = tmp_path / "data" / "coin" / "test" / ("bad" if number % 2 else "good") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(path)
+        if number % 2:
+            mask = tmp_path / "data" / "coin" / "ground_truth" / "bad" / f"{number}_mask.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scene.mask).save(mask)
     return tmp_path / "data"
 
 
@@ -39,7 +43,7 @@ def test_two_processes(command: str, model: str, data: Path, tmp_path: Path) -> 
         "--trainer.devices=2", "--trainer.strategy=ddp",
     ]  # fmt: skip
     arguments += [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1"] if command == "fit" else []
-    tables = []
+    tables, pictures = [], []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ZSAD_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
     shown = []
     arguments += [f"--out={tmp_path / 'out'}"] if command == "test" else []
@@ -54,6 +58,8 @@ def test_two_processes(command: str, model: str, data: Path, tmp_path: Path) -> 
         if command == "test":
             tables.append((tmp_path / "out" / "images.csv").read_text(encoding="utf-8"))
             assert json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["images"]
+            pictures.append({path.name: Image.open(path).convert("RGB") for path in tmp_path.glob("out/pictures/*")})
+            shutil.rmtree(tmp_path / "out")
     if command == "fit":
         assert list(tmp_path.rglob("*.ckpt"))
         return
@@ -63,6 +69,11 @@ def test_two_processes(command: str, model: str, data: Path, tmp_path: Path) -> 
         assert [row[0] for row in rows] == [row[0] for row in alone]
         assert [float(row[2]) for row in rows[1:]] == pytest.approx([float(row[2]) for row in alone[1:]], abs=1e-5)
         assert len(rows) == 7
+        assert {name.rpartition("-")[2] for name in pictures[0]} == {"best.jpg", "median.jpg", "worst.jpg"}
+        assert pictures[0].keys() == pictures[1].keys()
+        for name, picture in pictures[0].items():
+            difference = np.abs(np.asarray(picture, float) - np.asarray(pictures[1][name], float))
+            assert difference.mean() < 1, "images of both processes were looked at"
     assert two == one, "every image counts once, however many processes there are"
     assert two
 

@@ -1,6 +1,7 @@
 """What ``zsad score`` says when a run is over: at most 20 lines of 80 columns, whatever the folder holds."""
 
 import heapq
+import os
 from collections import Counter
 
 from rich.console import Console
@@ -9,7 +10,6 @@ from zsad.images.overlay import Limits
 from zsad.inference.index_page import INDEX
 from zsad.inference.run import Recorder
 from zsad.inference.writer import RowWriter
-from zsad.report.terminal import tables
 
 _WORST = 5  # rows shown at the end
 _CLASSES = 4
@@ -29,8 +29,10 @@ def summary(console: Console, writer: RowWriter, map_range: Limits | None, recor
         if row.label is not None:
             labels.setdefault(row.class_name or "", Counter())[row.label] += 1
     if worst:
-        rows = [[f"{score:.5g}", _end(path, console.width - 12)] for score, path in sorted(worst, reverse=True)]
-        console.print(*tables(("score", "image"), rows, console.width, f"highest scores of {scored}"), sep="\n")
+        console.print(f"The {len(worst)} highest scores of {scored}:", highlight=False)
+        for score, path in sorted(worst, reverse=True):  # a terminal breaks what is longer; copied, it is whole
+            shown = f"  {score:<9.5g}  {_end(path, console.width - 13)}"
+            console.print(shown, highlight=False, markup=False, soft_wrap=True)
     if labels:
         said = [f"{found[1]} of {found.total()} '{name[:24]}'" for name, found in list(labels.items())[:_CLASSES]]
         more = f" and {len(labels) - _CLASSES} more classes" if len(labels) > _CLASSES else ""
@@ -67,7 +69,11 @@ def _tell_scale(console: Console, map_range: Limits | None, recorder: Recorder) 
         console.print(f"Heat maps: first colour {low:.5g}, last colour {high:.5g}.", highlight=False)
 
 
-def _end(text: str, width: int) -> str:
-    """A text of one line, cut in front: the end of a path says which file it is."""
-    text = text.replace("\n", " ")
-    return text if len(text) <= width else f"...{text[3 - width :]}"
+def _end(path: str, width: int) -> str:
+    """A path of one line, without its first folders where they find no room; the file's name is never cut."""
+    names = path.replace("\n", " ").split(os.sep)
+    shown = os.sep.join(names)
+    while len(shown) > width and len(names) > 1:
+        del names[0]
+        shown = os.sep.join(["...", *names])
+    return shown

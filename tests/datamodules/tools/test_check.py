@@ -121,17 +121,21 @@ def test_what_cannot_be_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "1cls.csv' (the split of VisA) not found" in report["problem"]
     assert data_check("visa", tmp_path) == 1
     assert "1cls.csv" in capsys.readouterr().out
-    status, report = run(capsys, "vissa", tmp_path)
-    assert status == 2
-    assert report["error"].startswith("Unknown data set 'vissa'; known, nearest first: visa")
-    status, report = run(capsys, "sdd", tmp_path, ["peices=3"])
-    assert status == 2
-    assert "SDD has no option 'peices'; nearest: ['pieces']" in report["error"]
-    status, report = run(capsys, "sdd", tmp_path, ["pieces"])
-    assert "An option is key=value, got 'pieces'" in report["error"]
-    assert run(capsys, "synthetic", tmp_path)[1]["error"] == "'synthetic' has no files to work on."
-    assert data_check("sdd", tmp_path, ["pieces=7"]) == 2
-    assert "pieces must be 1, 2 or 3, got 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vissa", [], "Unknown data set 'vissa'; known, nearest first: visa"),
+        ("sdd", ["peices=3"], r"SDD has no option 'peices'; nearest: \['pieces'\]"),
+        ("sdd", ["pieces"], "An option is key=value, got 'pieces'"),
+        ("sdd", ["pieces=7"], "pieces must be 1, 2 or 3, got 7"),
+        ("synthetic", [], "'synthetic' has no files to work on"),
+    ],
+)
+def test_requests_that_cannot_be_met(name: str, options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        data_check(name, tmp_path, options, as_json=True)
 
 
 def test_parts_of_an_image(tmp_path: Path) -> None:

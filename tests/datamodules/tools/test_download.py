@@ -135,8 +135,9 @@ def test_the_command(
         assert data_download("visa", tmp_path / "other", archive=archive, as_json=True) == 0
         archive.write_bytes(b"other")
         capsys.readouterr()
-        assert data_download("visa", tmp_path / "third", archive=archive, as_json=True) == 2
-        assert "expected" in json.loads(capsys.readouterr().out)["error"]
+        with pytest.raises(DownloadError, match="expected"):
+            data_download("visa", tmp_path / "third", archive=archive, as_json=True)
+        assert capsys.readouterr().out == ""
     finally:
         facts_module.all_facts.cache_clear()
 
@@ -147,10 +148,10 @@ def test_instructions_where_there_is_no_direct_link(tmp_path: Path, capsys: pyte
     for words in ("asks for name and e-mail", "CC BY-NC-SA", "cf4313b1", "https://www.mvtec.com"):
         assert words in out
     assert list(tmp_path.iterdir()) == []
-    assert data_download("mvtek", tmp_path) == 2
-    assert "Unknown data set 'mvtek'" in capsys.readouterr().err
-    assert data_download("visa", tmp_path, archive=tmp_path / "gone.tar") == 2
-    assert "No archive" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Unknown data set 'mvtek'"):
+        data_download("mvtek", tmp_path)
+    with pytest.raises(FileNotFoundError, match="No archive"):
+        data_download("visa", tmp_path, archive=tmp_path / "gone.tar")
 
 
 def test_links_of_the_facts_are_official_and_have_checksums() -> None:

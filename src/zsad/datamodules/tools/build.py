@@ -1,20 +1,15 @@
-"""From a name and options on a command line to a data module, and from an error to an exit status."""
+"""From a name and options on a command line to a data module."""
 
 import difflib
-import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
-
-from rich.console import Console
+from typing import Any
 
 from zsad.datamodules import BenchmarkDataModule, get_datamodule
-from zsad.images import ImageError
 from zsad.prompts.yaml_text import read_yaml
 
 Options = Mapping[str, Any] | Sequence[str] | None
-P = ParamSpec("P")
 
 
 def build(name: str, root: str | Path, options: Options = None) -> BenchmarkDataModule:
@@ -54,20 +49,3 @@ def _parse(texts: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"An option is key=value, got '{text}'.")
         options[name.replace("-", "_")] = read_yaml(value, f"option {name}")
     return options
-
-
-def reporting(function: Callable[P, int]) -> Callable[P, int]:
-    """Turn errors that a user can mend into one message on stderr, or JSON, and exit status 2."""
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            return function(*args, **kwargs)
-        except (OSError, ValueError, TypeError, ImageError) as error:
-            if kwargs.get("as_json"):
-                Console().print_json(data={"error": str(error), "kind": type(error).__name__})
-            else:
-                Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
-            return 2
-
-    return wrapped

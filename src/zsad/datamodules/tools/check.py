@@ -19,7 +19,7 @@ from rich.progress import track
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError, count_differences
 from zsad.datamodules.dataset import describe
 from zsad.datamodules.layout import PairingError
-from zsad.datamodules.tools.build import Options, build, reporting
+from zsad.datamodules.tools.build import Options, build
 from zsad.images import ImageError, load_rgb, mask_levels
 from zsad.images.manifest import ManifestError
 from zsad.report.terminal import tables
@@ -183,7 +183,6 @@ def _judge(report: CheckReport, record: Record, row: dict[str, Any]) -> None:
         report.many_levels.append(row["mask"])
 
 
-@reporting
 def data_check(
     name: str,
     root: str | Path,
@@ -203,7 +202,10 @@ def data_check(
         as_json: Print JSON for scripts.
 
     Returns:
-        0 all is well; 1 layout, counts, files or masks are not as they should be; 2 the request cannot be met.
+        0 all is well; 1 layout, counts, files or masks are not as they should be.
+
+    Raises:
+        ValueError: The name or an option is unknown, or an option is not ``key=value``.
     """
     report = check(build(name, root, options), split, progress=not as_json)
     if as_json:

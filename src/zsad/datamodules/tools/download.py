@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from zsad.datamodules.facts import Facts, all_facts
-from zsad.datamodules.tools.build import reporting
 from zsad.weights.expected import DownloadError, Expected, digest
 from zsad.weights.fetch import fetch
 
@@ -160,7 +159,6 @@ def _safe_parts(name: str, archive: Path) -> list[str]:
     return parts
 
 
-@reporting
 def data_download(
     name: str,
     root: str | Path = "datasets",
@@ -178,7 +176,11 @@ def data_download(
         as_json: Print JSON.
 
     Returns:
-        0 the data are there; 1 they have to be fetched by hand (the instructions were printed); 2 it failed.
+        0 the data are there; 1 they have to be fetched by hand (the instructions were printed).
+
+    Raises:
+        DownloadError: It could not be fetched, or is not what it should be.
+        ValueError: There is no such data set, or the archive is unsafe.
     """
     facts = all_facts().get(name)
     if facts is None:

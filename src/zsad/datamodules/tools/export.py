@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError
-from zsad.datamodules.tools.build import Options, build, reporting
+from zsad.datamodules.tools.build import Options, build
 from zsad.report.cells import write_cells
 from zsad.types import Record
 
@@ -91,7 +91,6 @@ def _relative(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path.absolute(), out.absolute().parent)).as_posix()
 
 
-@reporting
 def data_export(
     name: str,
     root: str | Path,
@@ -111,7 +110,10 @@ def data_export(
         as_json: Print JSON.
 
     Returns:
-        0 done; 2 it failed.
+        0.
+
+    Raises:
+        ValueError: The data set or an option is unknown, or it cannot be listed as it is.
     """
     number = export(build(name, root, options), Path(out).expanduser(), kind)
     if as_json:

@@ -8,7 +8,6 @@ from rich.padding import Padding
 from rich.text import Text
 
 from zsad.datamodules.facts import Facts, all_facts
-from zsad.datamodules.tools.build import reporting
 from zsad.report.terminal import tables
 
 
@@ -33,7 +32,6 @@ def data_list(as_json: bool = False) -> int:
     return 0
 
 
-@reporting
 def data_show(name: str, as_json: bool = False) -> int:
     """Print all that is known of one data set; return 0.
 

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from zsad.datamodules.base import BenchmarkDataModule
 from zsad.datamodules.sdd import PREPARED
-from zsad.datamodules.tools.build import Options, build, reporting
+from zsad.datamodules.tools.build import Options, build
 from zsad.images import load_mask, load_rgb
 from zsad.types import Record
 
@@ -102,7 +102,6 @@ def _place(source: Path, target: Path, files: Files) -> None:
         shutil.copyfile(source, target)
 
 
-@reporting
 def data_prepare(
     name: str,
     root: str | Path,
@@ -122,7 +121,10 @@ def data_prepare(
         as_json: Print JSON.
 
     Returns:
-        0 done; 2 it failed, and nothing was left behind.
+        0.
+
+    Raises:
+        ValueError: The data set needs no preparation, or an option is unknown; nothing was left behind.
     """
     number = prepare(build(name, root, options), Path(out).expanduser(), files, progress=not as_json)
     if as_json:
