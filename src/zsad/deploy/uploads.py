@@ -6,7 +6,8 @@ from PIL import Image, UnidentifiedImageError
 
 from zsad.deploy.refusals import Refusal
 from zsad.images.levels import ReadOptions
-from zsad.images.reading import ImageError, to_rgb
+from zsad.images.picture import ImageError
+from zsad.images.reading import to_rgb
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """By content, not by name; of a TIFF file with several pages the first is taken."""

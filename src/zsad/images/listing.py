@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zsad.images.fragments import exists, resolved, split
-from zsad.images.reading import ImageError
+from zsad.images.picture import ImageError
 
 IMAGE_EXTENSIONS = frozenset(
     {

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsad.images.reading import Size
+from zsad.images.picture import Size
 
 if TYPE_CHECKING:
     from zsad.types import ImageProtocol

@@ -16,7 +16,8 @@ from PIL import Image
 from zsad.images.levels import DEFAULT, ReadOptions, to_8_bit
 from zsad.images.listing import Found, list_images
 from zsad.images.manifest import is_manifest, listed
-from zsad.images.reading import ImageError, to_rgb
+from zsad.images.picture import ImageError
+from zsad.images.reading import to_rgb
 
 _BAND = 2**22  # values at a time
 

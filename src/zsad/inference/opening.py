@@ -11,8 +11,9 @@ from PIL import Image
 from zsad.functional.tiling import Box
 from zsad.images.levels import ReadOptions, Window
 from zsad.images.listing import Found
-from zsad.images.reading import ImageError, Picture, load_picture
-from zsad.images.reading import Size as PixelSize
+from zsad.images.picture import ImageError, Picture
+from zsad.images.picture import Size as PixelSize
+from zsad.images.reading import load_picture
 from zsad.images.where import EVERYWHERE, Where, scaled
 from zsad.inference.files import FileFacts
 from zsad.inference.inputs import Named, pixel_digest, smaller, to_picture

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsad.images.overlay import Limits
-from zsad.images.reading import Size
+from zsad.images.picture import Size
 from zsad.inference.opening import Opened
 from zsad.inference.outcome import Outcome, ScoreError
 

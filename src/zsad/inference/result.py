@@ -16,7 +16,7 @@ from zsad.decision.entry import ClassEntry, Decision
 from zsad.decision.regions import MOST, Region, calibrated_regions, rasterise
 from zsad.decision.regions import regions as find_regions
 from zsad.images.overlay import Limits, Scale, limits_of, outline, overlay
-from zsad.images.reading import ImageError, Size
+from zsad.images.picture import ImageError, Size
 from zsad.images.where import greyed
 
 if TYPE_CHECKING:
