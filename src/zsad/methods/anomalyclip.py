@@ -8,22 +8,22 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from typing_extensions import Self
 
 from zsad.clip import Clip
-from zsad.clip.backbone import Position
 from zsad.clip.blocks import TwoPath, two_path
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
-from zsad.methods.author_files import read_anomalyclip, whose
+from zsad.methods.author_files import AuthorState, read_anomalyclip
+from zsad.methods.authors import FromAuthors
+from zsad.methods.layers import chosen_layers
 from zsad.methods.prompt_learner import DeepTokenCast, PromptLearner, PromptMethod
-from zsad.types import Batch, Context, ImageProtocol, Prediction
+from zsad.types import Batch, Context, Prediction
 from zsad.weights.checkpoints import CheckpointError
 
 DpamAttention = Literal["vv", "qq", "kk", "qk"]
 
 
-class AnomalyCLIP(PromptMethod):
+class AnomalyCLIP(PromptMethod, FromAuthors):
     """Learn one pair of prompts for "an object" and "a damaged object" of any kind, and find defects of unseen classes.
 
     The defaults are those of the authors' released code, which produced the published tables; where the paper says
@@ -60,23 +60,18 @@ class AnomalyCLIP(PromptMethod):
         eps: Small number in Adam's denominator.
         weight_decay: L2 penalty of Adam.
         deep_token_cast: ``"float16"`` rounds the deep tokens as the released code does.
-        sigma: Width of the Gaussian on the map, in pixels.
-        position: How the position table is resized.
-        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+        **kwargs: Options of :class:`~zsad.methods.prompt_learner.PromptMethod`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
     """
 
-    published_backbone = "ViT-L-14-336-quickgelu/openai"
-    published_protocol = ImageProtocol(size=518)
     published_epochs = 15
     published_batch_size = 8
-    word_options = frozenset({"normal_words", "abnormal_words"})
 
     def __init__(
         self,
-        backbone: str | Clip = published_backbone,
+        backbone: str | Clip = PromptMethod.published_backbone,
         variant: Literal["released", "paper"] = "released",
         n_ctx: int = 12,
         depth: int = 9,
@@ -101,11 +96,9 @@ class AnomalyCLIP(PromptMethod):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         deep_token_cast: DeepTokenCast = "none",
-        sigma: float = 4.0,
-        position: Position = "bilinear",
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, sigma=sigma, position=position, **kwargs)
+        super().__init__(backbone, **kwargs)
         if variant not in ("released", "paper"):
             raise ValueError(f"variant must be 'released' or 'paper', got '{variant}'.")
         if temperature <= 0:
@@ -113,13 +106,8 @@ class AnomalyCLIP(PromptMethod):
         if dpam_blocks < 0:
             raise ValueError(f"dpam_blocks must be >= 0, got {dpam_blocks}; 0 turns the side path off.")
         last = self.clip.depth
-        quarters = sorted({max(1, last * part // 4) for part in (1, 2, 3, 4)})
-        by_variant = quarters if variant == "paper" else [last]
-        self.layers = tuple(by_variant if feature_layers is None else feature_layers)
-        if not self.layers or list(self.layers) != sorted({n for n in self.layers if 1 <= n <= last}):
-            raise ValueError(
-                f"feature_layers must rise and lie in 1..{last} for '{self.clip.name}', got {list(self.layers)}."
-            )
+        by_variant = None if variant == "paper" else (last,)
+        self.layers = chosen_layers(self.clip, feature_layers, by_variant, "feature_layers")
         kinds = (dpam_attention,) if isinstance(dpam_attention, str) else tuple(dpam_attention)
         if not kinds or len(set(kinds)) != len(kinds) or not set(kinds) <= set(get_args(DpamAttention)):
             raise ValueError(
@@ -272,46 +260,33 @@ class AnomalyCLIP(PromptMethod):
     # ---- the authors' files
 
     @classmethod
-    def from_author_checkpoint(
-        cls, path: str | Path, backbone: str | Clip = published_backbone, **options: Any
-    ) -> Self:
-        """Return the detector with the prompts of a file that the authors' training script wrote (``epoch_15.pth``).
+    def read_author_file(cls, path: str | Path) -> AuthorState:
+        """Return the prompts of ``epoch_15.pth`` and its like; ``ctx_pos`` is the *normal* context."""
+        return read_anomalyclip(path)
 
-        The layout was read from the released code; ``ctx_pos`` holds the *normal* prompt's context. Sizes follow from
-        the file; what only repeats the backbone is compared with it, what takes no part in the method is left out.
-
-        Args:
-            path: The file; it is read with ``weights_only=True``.
-            backbone: The backbone that the prompts were trained for.
-            **options: Further arguments of the constructor; words and layers are not in the file.
+    def take_author_state(self, path: str | Path, stored: AuthorState) -> None:
+        """Load the prompts; compare what only repeats the backbone with it, and leave out what takes no part.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            CheckpointError: If its layout is another one, it belongs to a text tower of another width or depth, or it
-                is the published file of another method.
+            CheckpointError: They belong to a text tower of another width or depth.
         """
-        trained_on = whose(path, cls.__name__)
-        stored = read_anomalyclip(path)
-        model = cls(backbone, **{**stored.options, **options})
         learned = {name.removeprefix("prompts."): value for name, value in stored.parameters.items()}
         n_deep = sum(name.startswith("deep_tokens.") for name in learned)
-        width, found = model.clip.text_width, learned["ctx_normal"].shape[1]
+        width, found = self.clip.text_width, learned["ctx_normal"].shape[1]
         if found != width:
             raise CheckpointError(
-                f"'{path}' holds prompts of width {found}, the text tower of '{model.clip.name}' has width {width}: "
+                f"'{path}' holds prompts of width {found}, the text tower of '{self.clip.name}' has width {width}: "
                 f"load the backbone that they were trained for."
             )
-        if len(model.prompts.deep_tokens) != n_deep:
+        if len(self.prompts.deep_tokens) != n_deep:
             raise CheckpointError(
-                f"'{path}' holds {n_deep} deep token tensors, '{model.clip.name}' has {model.clip.text_depth} text "
-                f"blocks and takes {len(model.prompts.deep_tokens)}."
+                f"'{path}' holds {n_deep} deep token tensors, '{self.clip.name}' has {self.clip.text_depth} text "
+                f"blocks and takes {len(self.prompts.deep_tokens)}."
             )
-        if model.prompts.share_context:
+        if self.prompts.share_context:
             del learned["ctx_abnormal"]
-        model.prompts.load_state_dict(learned)
-        model._compare_with_backbone(path, stored.evidence)
-        model.trained_on = trained_on
-        return model
+        self.prompts.load_state_dict(learned)
+        self._compare_with_backbone(path, stored.evidence)
 
     @torch.no_grad()
     def _compare_with_backbone(self, path: str | Path, state: dict[str, Tensor]) -> None:
@@ -322,7 +297,7 @@ class AnomalyCLIP(PromptMethod):
                 warnings.warn(
                     f"'{path}' was trained with other words than '{self.prompts.words[row]}'; pass normal_words and "
                     f"abnormal_words.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             suffix = state.get(f"token_suffix_{side}")
             if suffix is None:
@@ -332,5 +307,5 @@ class AnomalyCLIP(PromptMethod):
                 warnings.warn(
                     f"'{path}' was trained with another CLIP than '{self.clip.name}' or with other words: its token "
                     f"embeddings differ.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zsad import __version__
 from zsad.clip.loading import model_config
+from zsad.methods.layers import quarters
 from zsad.weights import store
 from zsad.weights.checkpoints import CheckpointError, local_file, read_tensors
 from zsad.weights.expected import MismatchError
@@ -84,13 +85,13 @@ def check_shapes(path: str | Path, parameters: Mapping[str, Tensor], wanted: Sha
         )
 
 
-def whose(path: str | Path, method: str, otherwise: str | None = None) -> list[dict[str, Any]]:
+def whose(path: str | Path, method: str, otherwise: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return what an authors' file was trained on, which the table of published files knows by its hash.
 
     Args:
         path: The file.
         method: Class name of the method that is about to read it.
-        otherwise: The data set, where the table does not know the file.
+        otherwise: The data sets, where the table does not know the file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -103,7 +104,7 @@ def whose(path: str | Path, method: str, otherwise: str | None = None) -> list[d
         raise CheckpointError(str(error)) from error
     if entry is not None:
         return entry.training
-    return [{"name": otherwise or f"unknown data (the authors' file {path.name})"}]
+    return [{"name": name} for name in otherwise] or [{"name": f"unknown data (the authors' file {path.name})"}]
 
 
 # ---- AnomalyCLIP
@@ -178,7 +179,7 @@ def read_vand(path: str | Path) -> AuthorState:
 def _vand_shapes(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shapes:
     width, dim = config["vision_cfg"]["width"], config["embed_dim"]
     depth = config["vision_cfg"]["layers"]
-    count = len(options.get("layers") or {max(1, depth * part // 4) for part in (1, 2, 3, 4)})
+    count = len(options.get("layers") or quarters(depth))
     shapes: dict[str, tuple[int, ...]] = {f"fc.{index}.weight": (dim, width) for index in range(count)}
     return shapes | {f"fc.{index}.bias": (dim,) for index in range(count)}
 

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.clip import Clip
-from zsad.clip.backbone import Position
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.prompt_learner import PromptLearner, PromptMethod
-from zsad.types import Batch, Context, ImageProtocol, Prediction
+from zsad.types import Batch, Context, Prediction
 
 
 class CoOp(PromptMethod):
@@ -34,23 +33,18 @@ class CoOp(PromptMethod):
         weight_decay: Of SGD.
         lr_schedule: ``"cosine"``: first epoch at ``warmup_lr``, then the half cosine over all epochs of the Trainer.
         warmup_lr: Learning rate of the first epoch of the cosine schedule.
-        sigma: Width of the Gaussian on the map, in pixels.
-        position: How the position table is resized.
-        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+        **kwargs: Options of :class:`~zsad.methods.prompt_learner.PromptMethod`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
     """
 
-    published_backbone = "ViT-L-14-336-quickgelu/openai"
-    published_protocol = ImageProtocol(size=518)
     published_epochs = 50
     published_batch_size = 32
-    word_options = frozenset({"normal_words", "abnormal_words"})
 
     def __init__(
         self,
-        backbone: str | Clip = published_backbone,
+        backbone: str | Clip = PromptMethod.published_backbone,
         n_ctx: int = 16,
         normal_words: str = "normal {}",
         abnormal_words: str = "anomalous {}",
@@ -62,11 +56,9 @@ class CoOp(PromptMethod):
         weight_decay: float = 5e-4,
         lr_schedule: Literal["cosine", "constant"] = "cosine",
         warmup_lr: float = 1e-5,
-        sigma: float = 4.0,
-        position: Position = "bilinear",
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, sigma=sigma, position=position, **kwargs)
+        super().__init__(backbone, **kwargs)
         last = self.clip.depth
         self.layer = last if feature_layer is None else feature_layer
         if not 1 <= self.layer <= last:

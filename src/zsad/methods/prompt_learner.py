@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad.clip import Clip
+from zsad.clip.backbone import Position
 from zsad.clip.blocks import Step, deep_prompts
 from zsad.methods.trained import TrainedMethod
+from zsad.types import ImageProtocol
 
 DeepTokenCast = Literal["none", "float16"]
 
@@ -156,9 +158,24 @@ class PromptLearner(nn.Module):
 
 
 class PromptMethod(TrainedMethod):
-    """A method whose learned part is a :class:`PromptLearner`; its checkpoints carry the finished text vectors."""
+    """A method whose learned part is a :class:`PromptLearner`; its checkpoints carry the finished text vectors.
 
+    Args:
+        backbone: Backbone name or a loaded one.
+        sigma: Width of the Gaussian on the map, in pixels.
+        position: How the position table is resized.
+        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+    """
+
+    published_backbone = "ViT-L-14-336-quickgelu/openai"
+    published_protocol = ImageProtocol(size=518)
+    word_options = frozenset({"normal_words", "abnormal_words"})
     prompts: PromptLearner
+
+    def __init__(
+        self, backbone: str | Clip, sigma: float = 4.0, position: Position = "bilinear", **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, sigma=sigma, position=position, **kwargs)
 
     def text_features(self, class_names: Sequence[str]) -> Tensor:
         """Return the unit-length pair of each class, (classes, 2, dim)."""

@@ -1,28 +1,26 @@
 """VAND (APRIL-GAN): trained linear layers map patch tokens of four blocks into the joint space of CLIP."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from zsad.clip import Clip
 from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
-from zsad.methods.author_files import check_shapes, read_vand, whose
+from zsad.methods.author_files import AuthorState, read_vand
+from zsad.methods.authors import FromAuthors
 from zsad.methods.evaluation import ClassRule
+from zsad.methods.layers import chosen_layers
 from zsad.methods.prototypes import prototypes
-from zsad.methods.trained import TrainedMethod
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
-_AUTHOR_DATA = {"mvtec_pretrained": "mvtec_ad", "visa_pretrained": "visa"}
 
-
-class VAND(TrainedMethod):
+class VAND(FromAuthors):
     """Train one linear layer per block on an auxiliary data set; compare projected patches with a prompt ensemble.
 
     Follows the released code (ByChelsea/VAND-APRIL-GAN): exact GELU in OpenAI's QuickGELU weights, logits enlarged
@@ -64,6 +62,10 @@ class VAND(TrainedMethod):
     draw_with_replacement = True
     few_shot_in_score = True
     free_options = frozenset({"few_shot_score"})
+    author_data: ClassVar[Mapping[str, Sequence[str]]] = {
+        "mvtec_pretrained": ("mvtec_ad",),
+        "visa_pretrained": ("visa",),
+    }
 
     def __init__(
         self,
@@ -85,10 +87,7 @@ class VAND(TrainedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, activation=activation, shot_seed=shot_seed, **kwargs)
-        last = self.clip.depth
-        self.layers = tuple(sorted({max(1, last * part // 4) for part in (1, 2, 3, 4)}) if layers is None else layers)
-        if not self.layers or list(self.layers) != sorted({n for n in self.layers if 1 <= n <= last}):
-            raise ValueError(f"layers must rise and lie in 1..{last} for '{self.clip.name}', got {list(self.layers)}.")
+        self.layers = chosen_layers(self.clip, layers)
         if temperature <= 0:
             raise ValueError(f"temperature must be > 0, got {temperature}.")
         if few_shot_score not in ("text", "class_minmax"):
@@ -230,33 +229,9 @@ class VAND(TrainedMethod):
     # ---- the authors' files
 
     @classmethod
-    def from_author_checkpoint(
-        cls, path: str | Path, backbone: str | Clip = published_backbone, **options: Any
-    ) -> Self:
-        """Return the detector with linear layers that the released training script wrote.
-
-        The layout was read from the released code: ``trainable_linearlayer`` holds ``fc.0.weight``, ``fc.0.bias`` and
-        so on. The released files ``mvtec_pretrained.pth`` and ``visa_pretrained.pth`` are named after the data set they
-        were trained on, which is therefore not to be tested on.
-
-        Args:
-            path: The file; it is read with ``weights_only=True``.
-            backbone: The backbone that the layers were trained for.
-            **options: Further arguments of the constructor.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            CheckpointError: If its layout is another one, the shapes do not fit, or it is the published file of another
-                method.
-        """
-        trained_on = whose(path, cls.__name__, _AUTHOR_DATA.get(Path(path).stem))
-        model = cls(backbone, **options)
-        learned = read_vand(path).parameters
-        wanted = {name: tuple(value.shape) for name, value in model.fc.state_dict(prefix="fc.").items()}
-        check_shapes(path, learned, wanted, f"{len(model.layers)} layers on '{model.clip.name}'")
-        model.load_state_dict(learned)
-        model.trained_on = trained_on
-        return model
+    def read_author_file(cls, path: str | Path) -> AuthorState:
+        """Return the linear layers of ``trainable_linearlayer``: ``fc.0.weight``, ``fc.0.bias`` and so on."""
+        return read_vand(path)
 
 
 def class_minmax(text_score: Tensor, map_max: Tensor, least: float, greatest: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from zsad.methods.author_files import AuthorState, Shapes, only_tensors
+from zsad.methods.layers import quarters
 from zsad.weights.checkpoints import CheckpointError, read_tensors
 
 _PREFIX = "clip_model."
@@ -72,7 +73,7 @@ def adaclip_shapes(config: Mapping[str, Any], options: Mapping[str, Any]) -> Sha
     for block in range(depth):
         shapes[f"text_prompter.static_prompts.{block}"] = (length, text_width)
         shapes[f"visual_prompter.static_prompts.{block}"] = (length, width)
-    layers = len(options.get("layers") or {max(1, last * part // 4) for part in (1, 2, 3, 4)})
+    layers = len(options.get("layers") or quarters(last))
     for name, number, width_in, width_out in (
         ("patch_token_layer", layers, width, dim),
         ("cls_token_layer", 1, dim, dim),

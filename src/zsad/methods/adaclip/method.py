@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from typing_extensions import Self
 
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
@@ -18,7 +17,9 @@ from zsad.methods.adaclip.author import AUTHOR_DATA, read_adaclip
 from zsad.methods.adaclip.fusion import CLUSTERINGS, Backend, Draws, Variant, fuse
 from zsad.methods.adaclip.parts import Branch, PromptCast, PromptType
 from zsad.methods.adaclip.towers import PromptedTowers
-from zsad.methods.author_files import check_shapes, whose
+from zsad.methods.author_files import AuthorState
+from zsad.methods.authors import FromAuthors
+from zsad.methods.layers import chosen_layers
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
@@ -38,7 +39,7 @@ class Seen(NamedTuple):
     """(layers, batch, patches, 2): cosines over the temperature."""
 
 
-class AdaCLIP(PromptedTowers):
+class AdaCLIP(PromptedTowers, FromAuthors):
     """Prompt tokens in both towers, a learned part plus one that follows from the image; four linear layers; HSF.
 
     The map compares the projected patch tokens of four blocks with text vectors that depend on the image; the score
@@ -91,6 +92,7 @@ class AdaCLIP(PromptedTowers):
     published_protocol = ImageProtocol(size=518)
     published_epochs = 5
     published_batch_size = 1
+    author_data = AUTHOR_DATA
 
     def __init__(
         self,
@@ -154,10 +156,7 @@ class AdaCLIP(PromptedTowers):
             raise ValueError(f"temperature must be > 0, got {temperature}.")
         if hsf_backend == "mean" and self.hsf_variant == "paper":
             raise ValueError("hsf_backend='mean' has no clusters, among which hsf_variant='paper' would choose.")
-        last = self.clip.depth
-        self.layers = tuple(sorted({max(1, last * part // 4) for part in (1, 2, 3, 4)}) if layers is None else layers)
-        if not self.layers or list(self.layers) != sorted({n for n in self.layers if 1 <= n <= last}):
-            raise ValueError(f"layers must rise and lie in 1..{last} for '{self.clip.name}', got {list(self.layers)}.")
+        self.layers = chosen_layers(self.clip, layers)
         self.temperature = temperature
         self.hsf = hsf and clusters > 0
         self.clusters, self.tokens_per_cluster, self.alpha = clusters, tokens_per_cluster, alpha
@@ -278,30 +277,9 @@ class AdaCLIP(PromptedTowers):
         self.draws.restore(checkpoint.get("zsad", {}).get("hsf_stream"))
 
     @classmethod
-    def from_author_checkpoint(
-        cls, path: str | Path, backbone: str | Clip = published_backbone, **options: Any
-    ) -> Self:
-        """Return the detector with the parameters of the authors' file, ``pretrained_mvtec_colondb.pth`` for example.
+    def read_author_file(cls, path: str | Path) -> AuthorState:
+        """Return prompts and linear layers; length, depth, towers and type of the prompts follow from the file.
 
-        Length, depth, towers and type of the prompts follow from the file; of purely dynamic prompts it says the length
-        alone.
-
-        Args:
-            path: The file; it is read with ``weights_only=True``.
-            backbone: The backbone that it was trained for.
-            **options: Further arguments of the constructor.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            CheckpointError: If its layout is another one or the shapes do not fit.
+        Of purely dynamic prompts it says the length alone.
         """
-        trained_on = whose(path, cls.__name__)
-        stored = read_adaclip(path)
-        model = cls(backbone, **{**stored.options, **options})
-        wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        check_shapes(path, stored.parameters, wanted, f"AdaCLIP on '{model.clip.name}'")
-        model.load_state_dict(stored.parameters)
-        by_name = AUTHOR_DATA.get(Path(path).stem)  # of files that are not the published ones, byte by byte
-        known = len(trained_on) > 1 or by_name is None
-        model.trained_on = trained_on if known else [{"name": name} for name in by_name or ()]
-        return model
+        return read_adaclip(path)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from torch import Tensor
+from typing_extensions import Self
 
-from zsad.methods.author_files import check_shapes, only_tensors, whose
+from zsad.clip import Clip
+from zsad.methods.author_files import AuthorState, only_tensors, whose
+from zsad.methods.authors import FromAuthors
 from zsad.weights.checkpoints import CheckpointError, read_tensors
 
 Setting = Literal["zero-shot", "few-shot"]
@@ -22,41 +24,46 @@ _KEYS = {
 _PARTS = ("seg_adapters", "det_adapters")
 
 
-class AuthorFile(NamedTuple):
-    """What a file holds: learned parameters under the names of :class:`~zsad.methods.MVFA`."""
+class FromMvfaAuthors(FromAuthors):
+    """The part of MVFA that reads its authors' files."""
 
-    path: Path
-    parameters: dict[str, Tensor]
+    @classmethod
+    def from_author_checkpoint(
+        cls, path: str | Path, backbone: str | Clip | None = None, setting: Setting | None = None, **options: Any
+    ) -> Self:
+        """Return the detector with the adapters of the authors' file, ``Liver.pth`` for example.
 
-    def check(self, model: Any) -> None:
-        """Compare names and shapes with those of a model.
+        The files are named after the *target*. A zero-shot file was trained on the other five data sets, a few-shot
+        file on the target itself.
+
+        Args:
+            path: The file; it is read with ``weights_only=True``.
+            backbone: The backbone that it was trained for; None for the published one.
+            setting: ``"zero-shot"`` or ``"few-shot"``; by default a folder of that name in the path says it.
+            **options: Further arguments of the constructor.
 
         Raises:
-            CheckpointError: If they differ.
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If its layout is another one or the shapes do not fit.
         """
-        wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        what = f"adapters after {len(model.layers)} blocks of '{model.clip.name}'"
-        check_shapes(self.path, self.parameters, wanted, what)
+        model = super().from_author_checkpoint(path, backbone, **options)
+        model.trained_on = sources_of(path, setting)
+        return model
 
-
-def read_author_file(path: str | Path) -> AuthorFile:
-    """Return the adapters of a file of the authors.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If it is something else.
-    """
-    loaded = read_tensors(path)
-    if not isinstance(loaded, Mapping) or set(loaded) != set(_PARTS):
-        held = sorted(map(str, loaded)) if isinstance(loaded, Mapping) else type(loaded).__name__
-        raise CheckpointError(
-            f"'{path}' is no checkpoint of MVFA's released code: it needs {list(_PARTS)}, it holds {held}."
-        )
-    parameters = {}
-    for part in _PARTS:
-        tensors = only_tensors(path, loaded[part], f"MVFA's {part}")
-        parameters.update({f"{part}.{name}": value.float() for name, value in tensors.items()})
-    return AuthorFile(Path(path), parameters)
+    @classmethod
+    def read_author_file(cls, path: str | Path) -> AuthorState:
+        """Return the adapters of both branches."""
+        loaded = read_tensors(path)
+        if not isinstance(loaded, Mapping) or set(loaded) != set(_PARTS):
+            held = sorted(map(str, loaded)) if isinstance(loaded, Mapping) else type(loaded).__name__
+            raise CheckpointError(
+                f"'{path}' is no checkpoint of MVFA's released code: it needs {list(_PARTS)}, it holds {held}."
+            )
+        parameters = {}
+        for part in _PARTS:
+            tensors = only_tensors(path, loaded[part], f"MVFA's {part}")
+            parameters.update({f"{part}.{name}": value.float() for name, value in tensors.items()})
+        return AuthorState(parameters, {}, {})
 
 
 def sources_of(path: str | Path, setting: Setting | None = None) -> list[dict[str, Any]]:

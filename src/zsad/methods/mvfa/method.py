@@ -2,24 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from zsad.clip import Clip
 from zsad.clip.blocks import whole
 from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.methods.layers import chosen_layers
 from zsad.methods.mvfa.adapters import Adapted, Adapter, Branch, bottlenecks
-from zsad.methods.mvfa.checkpoint import Setting, read_author_file, sources_of
+from zsad.methods.mvfa.checkpoint import FromMvfaAuthors
 from zsad.methods.mvfa.fusion import Extremes, Fusion, Terms, collect
 from zsad.methods.prototypes import prototypes
-from zsad.methods.trained import TrainedMethod
 from zsad.prompts import ClassWords, load_prompts
 from zsad.training.augment import VIEWS, view
 from zsad.types import CLIP_MEAN, CLIP_STD, Batch, Context, ImageProtocol, Prediction
@@ -28,7 +26,7 @@ _ALIASES = {"Retina": "retinal OCT"}  # the data module's word -> the released c
 _BRANCHES: tuple[Branch, Branch] = ("seg", "det")
 
 
-class MVFA(TrainedMethod):
+class MVFA(FromMvfaAuthors):
     """Mix small bottleneck adapters into four blocks of the image tower; their bottlenecks meet the text.
 
     After each of four blocks an adapter for segmentation and one for detection give a bottleneck, compared with prompts
@@ -111,10 +109,8 @@ class MVFA(TrainedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, activation=activation, **kwargs)
-        depth, width, dim = self.clip.depth, self.clip.width, self.clip.dim
-        self.layers = tuple(sorted({max(1, depth * part // 4) for part in (1, 2, 3, 4)}) if layers is None else layers)
-        if not self.layers or list(self.layers) != sorted({n for n in self.layers if 1 <= n <= depth}):
-            raise ValueError(f"layers must rise and lie in 1..{depth} for '{self.clip.name}', got {list(self.layers)}.")
+        width, dim = self.clip.width, self.clip.dim
+        self.layers = chosen_layers(self.clip, layers)
         if bottleneck not in (None, dim):
             raise ValueError(f"bottleneck must be {dim}, the joint embedding of '{self.clip.name}', got {bottleneck}.")
         if not 0 <= adapter_share <= 0.5:
@@ -323,31 +319,3 @@ class MVFA(TrainedMethod):
         """Return Adam on all adapters with a constant rate; one optimiser does what the released code's two do."""
         learned = [one for one in self.parameters() if one.requires_grad]
         return torch.optim.Adam(learned, lr=self.lr, **self.adam)
-
-    # ---- the authors' files
-
-    @classmethod
-    def from_author_checkpoint(
-        cls, path: str | Path, backbone: str | Clip = published_backbone, setting: Setting | None = None, **options: Any
-    ) -> Self:
-        """Return the detector with the adapters of the authors' file, ``Liver.pth`` for example.
-
-        The files are named after the *target*. A zero-shot file was trained on the other five data sets, a few-shot
-        file on the target itself.
-
-        Args:
-            path: The file; it is read with ``weights_only=True``.
-            backbone: The backbone that it was trained for.
-            setting: ``"zero-shot"`` or ``"few-shot"``; by default a folder of that name in the path says it.
-            **options: Further arguments of the constructor.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            CheckpointError: If its layout is another one or the shapes do not fit.
-        """
-        state = read_author_file(path)
-        model = cls(backbone, **options)
-        state.check(model)
-        model.load_state_dict(state.parameters)
-        model.trained_on = sources_of(path, setting)
-        return model

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from zsad.methods.author_files import AuthorState, Shapes, check_shapes, whose
+from zsad.methods.layers import quarters
 from zsad.weights.checkpoints import CheckpointError, local_file, read_tensors
 
 _BACKBONE = "ViT-L/14@336px"
-_SOURCES = {"train_on_visa": "visa", "train_on_mvtec": "mvtec_ad"}
+_SOURCES = {"train_on_visa": ("visa",), "train_on_mvtec": ("mvtec_ad",)}
 _TENSORS = ("anomaly_token", "normal_token", "ln_post_weight", "ln_post_bias")
 _PARTS = ("layer_transforms", "cross_attn")
 _SETTINGS = ("features_list", "image_size", "epoch", "backbone", "transform_type", "cross_attn_config")
@@ -50,7 +51,7 @@ class AuthorFile:
 
 def source_of(path: str | Path) -> list[dict[str, Any]]:
     """Return what a file was trained on: known by its hash, else by its folder, else unknown."""
-    return whose(path, "VisualAD", _SOURCES.get(Path(path).absolute().parent.name))
+    return whose(path, "VisualAD", _SOURCES.get(Path(path).absolute().parent.name, ()))
 
 
 def read_author_file(path: str | Path) -> AuthorFile:
@@ -124,7 +125,7 @@ def visualad_shapes(config: Mapping[str, Any], options: Mapping[str, Any]) -> Sh
         ("anomaly_token", "normal_token", "ln_post_weight", "ln_post_bias"), (width,)
     )
     anchors = options.get("n_anchors", 4)
-    for number in options.get("layers") or sorted({max(1, depth * part // 4) for part in (1, 2, 3, 4)}):
+    for number in options.get("layers") or quarters(depth):
         one = f"cross_attn.layer_attentions.layer_{number}"
         shapes |= {f"{one}.anchor_queries": (anchors, width), f"{one}.pos_encoding": (1, 1536, width)}
         shapes |= {f"{one}.{name}_proj.weight": (width, width) for name in ("q", "k", "v", "out")}

@@ -14,6 +14,7 @@ from zsad.clip import Clip
 from zsad.clip.backbone import Position
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import similarity, smooth, to_grid, top_mean, upsample
+from zsad.methods.layers import chosen_layers
 from zsad.methods.trained import TrainedMethod
 from zsad.methods.visualad.checkpoint import read_author_file, source_of
 from zsad.methods.visualad.parts import CrossAttention, Recalibration, Seen
@@ -99,10 +100,8 @@ class VisualAD(TrainedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, sigma=sigma, position=position, **kwargs)
-        depth, width = self.clip.depth, self.clip.width
-        self.layers = tuple(sorted({max(1, depth * part // 4) for part in (1, 2, 3, 4)}) if layers is None else layers)
-        if not self.layers or list(self.layers) != sorted({n for n in self.layers if 1 <= n <= depth}):
-            raise ValueError(f"layers must rise and lie in 1..{depth} for '{self.clip.name}', got {list(self.layers)}.")
+        width = self.clip.width
+        self.layers = chosen_layers(self.clip, layers)
         hidden = width if hidden is None else hidden
         for name, value in (("n_anchors", n_anchors), ("hidden", hidden), ("max_patches", max_patches)):
             if value < 1:
