@@ -10,6 +10,7 @@ from typing import Any
 
 from zsad import __version__
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
+from zsad.inference.files import sha256
 from zsad.types import Record
 
 _SHOWN = 5  # differences in a message
@@ -117,21 +118,13 @@ def _value(value: Any) -> Any:
         text, whole = str(value), Path(str(value))
         source = Path(text.partition("/")[2])  # of a backbone, "<model>/<file>"
         if file := next((one for one in (whole, source) if os.path.isfile(one)), None):
-            return f"{text} sha256:{_content(file)}"
+            return f"{text} sha256:{sha256(file)}"
         if (isinstance(value, Path) or os.sep in text) and os.path.isdir(whole):
             files = [one for one in whole.rglob("*") if one.is_file()]
             sizes = sorted((str(one.relative_to(whole)), one.stat().st_size) for one in files)
             return f"{whole.resolve()} sha256:{digest(sizes)}"
         return text
     return value
-
-
-def _content(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def differences(kept: Any, now: Any, name: str = "") -> list[str]:

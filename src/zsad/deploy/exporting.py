@@ -16,12 +16,13 @@ from zsad import __version__
 from zsad.datamodules.manifest import read_manifest
 from zsad.decision.card import Card
 from zsad.deploy import verify as proofs
-from zsad.deploy.folder import CARD, FORMAT, META, MODEL, PROGRAM, PROOF, sha256
+from zsad.deploy.folder import CARD, FORMAT, META, MODEL, PROGRAM, PROOF
 from zsad.deploy.graph import UNBOUND, ExportError, Graph
 from zsad.deploy.onnx_file import OPSET, trace, write_onnx
 from zsad.deploy.quantize import MAX_FLIPS, quantize, report
 from zsad.deploy.runtime import Runtime
 from zsad.deploy.surroundings import write_surroundings
+from zsad.inference.files import sha256
 from zsad.inference.predictor import Predictor
 
 Format = Literal["onnx", "pt2"]

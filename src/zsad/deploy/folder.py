@@ -1,15 +1,15 @@
 """The folder of an export: what its ``meta.json`` says, and that every file is the one it says."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from zsad.inference.files import sha256
 
 FORMAT = "zsad-export/1"
 META, MODEL, PROGRAM, CARD, PROOF = "meta.json", "model.onnx", "model.pt2", "card.json", "verify.json"
 _COMPARED = ("model.", PROOF)  # a card, a Dockerfile or the page may be replaced by others
 _MOST_BYTES = 16 * 1024 * 1024
-_MIB = 2**20
 _NEEDED = ("files", "classes", "class_agnostic", "model", "protocol", "map_range", "precision", "verification")
 
 
@@ -59,12 +59,3 @@ def _compare(folder: Path, files: dict[str, str]) -> None:
                 f"'{path}' is not the file of this export: its content has another digest than {META} says. "
                 f"Copy the folder again, or export the model again."
             )
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file's content as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_MIB):
-            digest.update(block)
-    return digest.hexdigest()

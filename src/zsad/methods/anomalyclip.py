@@ -13,6 +13,7 @@ from zsad.clip import Clip
 from zsad.clip.blocks import TwoPath, two_path
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.methods.adam import AdamTrained
 from zsad.methods.author_files import AuthorState, read_anomalyclip
 from zsad.methods.authors import FromAuthors
 from zsad.methods.layers import chosen_layers
@@ -23,7 +24,7 @@ from zsad.weights.checkpoints import CheckpointError
 DpamAttention = Literal["vv", "qq", "kk", "qk"]
 
 
-class AnomalyCLIP(PromptMethod, FromAuthors):
+class AnomalyCLIP(PromptMethod, FromAuthors, AdamTrained):
     """Learn one pair of prompts for "an object" and "a damaged object" of any kind, and find defects of unseen classes.
 
     The defaults are those of the authors' released code, which produced the published tables; where the paper says
@@ -56,11 +57,9 @@ class AnomalyCLIP(PromptMethod, FromAuthors):
         focal_smooth: Small number in the focal loss.
         dice_smooth: Added to numerator and denominator of the dice losses.
         lr: Learning rate of Adam, constant.
-        betas: Averaging factors of Adam; the released code has 0.5.
-        eps: Small number in Adam's denominator.
-        weight_decay: L2 penalty of Adam.
         deep_token_cast: ``"float16"`` rounds the deep tokens as the released code does.
-        **kwargs: Options of :class:`~zsad.methods.prompt_learner.PromptMethod`.
+        **kwargs: Options of :class:`~zsad.methods.prompt_learner.PromptMethod` and
+            :class:`~zsad.methods.adam.AdamTrained`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -92,9 +91,6 @@ class AnomalyCLIP(PromptMethod, FromAuthors):
         focal_smooth: float = 1e-5,
         dice_smooth: float = 1.0,
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.5, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
         deep_token_cast: DeepTokenCast = "none",
         **kwargs: Any,
     ) -> None:
@@ -124,7 +120,7 @@ class AnomalyCLIP(PromptMethod, FromAuthors):
             self.local_loss_weight = 4.0 if variant == "released" else 1.0
         self.image_loss, self.focal_loss, self.dice_loss = image_loss, focal_loss, dice_loss
         self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
-        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.lr = lr
         self.declare_range(0.0, float(len(self.layers)))
         self.prompts = PromptLearner(
             self.clip, normal_words, abnormal_words, n_ctx, depth, n_deep, share_context, deep_token_cast, self.seed
@@ -215,7 +211,7 @@ class AnomalyCLIP(PromptMethod, FromAuthors):
         Raises:
             ValueError: If labels or masks are missing.
         """
-        features = batch.get("features") or self.frozen_features(batch["image"])
+        features = self.features_of(batch)
         text = self.batch_text(batch["class_name"])
         losses: dict[str, Tensor] = {}
         total = text.new_zeros(())
@@ -250,12 +246,6 @@ class AnomalyCLIP(PromptMethod, FromAuthors):
                 losses[f"dice_abnormal.l{number}"] = dice(layer[:, 1], mask, self.dice_smooth)
                 losses[f"dice_normal.l{number}"] = dice(layer[:, 0], ~mask.bool(), self.dice_smooth)
         return losses
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam on the prompts, with the released code's constant rate and betas."""
-        return torch.optim.Adam(
-            self.prompts.parameters(), lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
-        )
 
     # ---- the authors' files
 

@@ -113,9 +113,8 @@ class CoOp(PromptMethod):
         Raises:
             ValueError: If labels are missing.
         """
-        if "gt_label" not in batch:
-            raise ValueError(f"CoOp learns from gt_label, {batch['image_path'][0]} has none.")
-        features = batch.get("features") or self.frozen_features(batch["image"])
+        self.require(batch, "gt_label")
+        features = self.features_of(batch)
         cosines = similarity(features["cls"], self.batch_text(batch["class_name"]))
         return {"loss": F.cross_entropy(cosines / self.temperature, batch["gt_label"])}
 

@@ -87,6 +87,20 @@ class TrainedMethod(CachedFeatures):
         self._warned = False
         self._first_epoch = 0
 
+    def require(self, batch: Batch, *keys: Literal["gt_label", "gt_mask"]) -> None:
+        """Refuse a batch without what the method learns from.
+
+        Raises:
+            ValueError: It is missing.
+        """
+        for key in keys:
+            if key not in batch:
+                raise ValueError(f"{type(self).__name__} learns from {key}, {batch['image_path'][0]} has none.")
+
+    def features_of(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the frozen tower gives of a batch: kept earlier, or computed now."""
+        return batch["features"] if "features" in batch else self.frozen_features(batch["image"])
+
     @property
     def trained_on(self) -> list[dict[str, Any]]:
         """What the parameters were fitted to, per data set: name, root, classes, images, epochs; empty before a fit."""

@@ -11,6 +11,7 @@ from zsad.clip import Clip
 from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.methods.adam import AdamTrained
 from zsad.methods.author_files import AuthorState, read_vand
 from zsad.methods.authors import FromAuthors
 from zsad.methods.evaluation import ClassRule
@@ -20,7 +21,7 @@ from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
 
-class VAND(FromAuthors):
+class VAND(FromAuthors, AdamTrained):
     """Train one linear layer per block on an auxiliary data set; compare projected patches with a prompt ensemble.
 
     Follows the released code (ByChelsea/VAND-APRIL-GAN): exact GELU in OpenAI's QuickGELU weights, logits enlarged
@@ -40,16 +41,13 @@ class VAND(FromAuthors):
         focal_smooth: Small number in the focal loss.
         dice_smooth: Added to numerator and denominator of the dice loss.
         lr: Learning rate of Adam, constant.
-        betas: Averaging factors of Adam.
-        eps: Small number in Adam's denominator.
-        weight_decay: L2 penalty of Adam.
         shot_seed: Decides which references are drawn, with replacement; the released few-shot script takes ``shots=4``.
         few_shot_score: Image score of the evaluation with references. ``"text"``: as without. ``"class_minmax"``: the
             published rule, its mean with the maximum of the map brought to [0, 1] by the class's least and greatest
             maximum; a score then depends on the whole test set, so it exists at the end of validation, test and
             benchmark.
         activation: The published mismatch; ``"quick_gelu"`` is what OpenAI's weights were trained with.
-        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+        **kwargs: Options of :class:`~zsad.methods.adam.AdamTrained`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -78,9 +76,6 @@ class VAND(FromAuthors):
         focal_smooth: float = 1e-5,
         dice_smooth: float = 1.0,
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.5, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
         shot_seed: int = 42,
         few_shot_score: Literal["text", "class_minmax"] = "text",
         activation: Activation | None = "gelu",
@@ -96,7 +91,7 @@ class VAND(FromAuthors):
         self.class_words: ClassWords = class_words
         self.temperature = temperature
         self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
-        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.lr = lr
         self.few_shot_score = few_shot_score
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -208,9 +203,8 @@ class VAND(FromAuthors):
         Raises:
             ValueError: If masks are missing.
         """
-        if "gt_mask" not in batch:
-            raise ValueError(f"VAND learns from gt_mask, {batch['image_path'][0]} has none.")
-        features = batch.get("features") or self.frozen_features(batch["image"])
+        self.require(batch, "gt_mask")
+        features = self.features_of(batch)
         mask, text = batch["gt_mask"], self.text(batch["class_name"])
         self.clip.grid(mask)  # says so if the size does not fit
         losses = {}
@@ -219,12 +213,6 @@ class VAND(FromAuthors):
             losses[f"focal.l{number}"] = focal(probs, mask, self.focal_gamma, self.focal_smooth)
             losses[f"dice.l{number}"] = dice(probs[:, 1], mask, self.dice_smooth)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam on the linear layers, with the released code's constant rate and betas."""
-        return torch.optim.Adam(
-            self.fc.parameters(), lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
-        )
 
     # ---- the authors' files
 

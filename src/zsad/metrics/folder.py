@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zsad.images import IMAGE_EXTENSIONS, load_mask
-from zsad.metrics import DEFAULT_METRICS, EvaluationResult, Evaluator
-from zsad.metrics.pairs import Resize
-from zsad.metrics.regions import Connectivity
+from zsad.metrics import EvaluationResult, Evaluator
 from zsad.report.cells import read_cells
 
 MAP_EXTENSIONS = frozenset({".npy", ".tif", ".tiff", ".png"})
@@ -58,15 +56,8 @@ def evaluate_folder(
     *,
     class_name: str | None = None,
     missing_mask: Literal["error", "normal"] = "error",
-    resize: Resize = "error",
-    mode: Literal["exact", "binned"] = "binned",
-    score_range: tuple[float, float] | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    fpr_limit: float = 0.3,
-    connectivity: Connectivity = 8,
-    bootstrap: int = 0,
-    curves: bool = False,
     progress: bool = False,
+    **options: Any,
 ) -> EvaluationResult:
     """Return the metrics of anomaly maps that any program has written.
 
@@ -86,15 +77,8 @@ def evaluate_folder(
             defects that were too small to be drawn.
         class_name: Class of maps that lie directly in the folder; its name by default.
         missing_mask: What a map without a mask means outside those folders: an error, or a normal image.
-        resize: What to do where a mask and its map differ in size: ``"error"``, or resize the ``"mask"`` or ``"map"``.
-        mode: ``"binned"`` for fixed memory with error bounds, ``"exact"`` to keep the scores of one class at a time.
-        score_range: Lowest and highest possible pixel score, if known; makes the binned mode more precise.
-        metrics: Names of metrics, see :class:`~zsad.metrics.Evaluator`.
-        fpr_limit: Greatest false-positive rate of AUPRO.
-        connectivity: 8 if diagonal neighbours belong to one region, 4 if they do not.
-        bootstrap: Number of resampled sets of images for confidence intervals; 0 for none.
-        curves: Whether to keep the curves in the result.
         progress: Whether to show a progress bar.
+        **options: Of :class:`~zsad.metrics.Evaluator`: ``mode``, ``score_range``, ``metrics``, ``resize`` and so on.
 
     Raises:
         FileNotFoundError: If a folder or file does not exist.
@@ -102,9 +86,7 @@ def evaluate_folder(
         ValueError: If an option is unknown or a score is not finite.
     """
     items = list(find_items(Path(maps), Path(masks), scores, class_name, missing_mask))
-    evaluator = Evaluator(
-        mode, score_range, metrics, fpr_limit, connectivity, bootstrap=bootstrap, curves=curves, resize=resize
-    )
+    evaluator = Evaluator(**options)
     before: Item | None = None
     for item in _shown(items, progress):
         if before is not None and item.class_name != before.class_name:

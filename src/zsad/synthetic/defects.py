@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from zsad.synthetic.names import named
 from zsad.synthetic.noise import FloatArray, any_colour, field, hsv, turn
 from zsad.synthetic.scene import Scene
 
@@ -313,29 +314,26 @@ def bend(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) -> tu
     return image, np.clip(envelope * 1.5, 0, 1).astype(np.float32)
 
 
-SEEN_DEFECTS: dict[str, Defect] = {
-    f.__name__: f
-    for f in (
-        scratch,
-        crack,
-        hole,
-        stain,
-        contamination,
-        cut,
-        missing,
-        broken,
-        fold,
-        misprint,
-        discolor,
-        misplaced,
-        burn,
-        smear,
-        bubble,
-    )
-}
+SEEN_DEFECTS: dict[str, Defect] = named(
+    scratch,
+    crack,
+    hole,
+    stain,
+    contamination,
+    cut,
+    missing,
+    broken,
+    fold,
+    misprint,
+    discolor,
+    misplaced,
+    burn,
+    smear,
+    bubble,
+)
 """Defects that the mini CLIP was trained on."""
 
-HELD_OUT_DEFECTS: dict[str, Defect] = {f.__name__: f for f in (thread, dent, glue, bend)}
+HELD_OUT_DEFECTS: dict[str, Defect] = named(thread, dent, glue, bend)
 """Defects that the mini CLIP never saw, neither as pictures nor as words."""
 
 DEFECTS: dict[str, Defect] = {**SEEN_DEFECTS, **HELD_OUT_DEFECTS}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from zsad.synthetic.names import named
 from zsad.synthetic.noise import Colour, any_colour, hsv, shades
 from zsad.synthetic.pen import Pen, Point, around, shade
 
@@ -296,28 +297,25 @@ def bearing(rng: np.random.Generator, pen: Pen) -> None:
     pen.ellipse((0, 0), 0.26, None)
 
 
-SEEN_OBJECTS: dict[str, Drawing] = {
-    f.__name__.replace("_", " "): f
-    for f in (
-        washer,
-        nut,
-        bottle,
-        pill,
-        cable,
-        coin,
-        circuit_board,
-        button,
-        plate,
-        spring,
-        brush,
-        computer_chip,
-        fuse,
-        assembly,
-    )
-}
+SEEN_OBJECTS: dict[str, Drawing] = named(
+    washer,
+    nut,
+    bottle,
+    pill,
+    cable,
+    coin,
+    circuit_board,
+    button,
+    plate,
+    spring,
+    brush,
+    computer_chip,
+    fuse,
+    assembly,
+)
 """Objects that the mini CLIP was trained on."""
 
-HELD_OUT_OBJECTS: dict[str, Drawing] = {f.__name__: f for f in (screw, gear, capsule, cookie, bearing)}
+HELD_OUT_OBJECTS: dict[str, Drawing] = named(screw, gear, capsule, cookie, bearing)
 """Objects that the mini CLIP never saw, neither as pictures nor as words."""
 
 OBJECTS: dict[str, Drawing] = {**SEEN_OBJECTS, **HELD_OUT_OBJECTS}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from zsad.synthetic.names import named
 from zsad.synthetic.noise import (
     FloatArray,
     any_colour,
@@ -228,28 +229,25 @@ def cork(rng: np.random.Generator, size: int) -> FloatArray:
     return mix(tint * (0.4 + 0.6 * border) + 0.05 * field(rng, size, 1.3), *shades(rng, 0.08, (0.3, 0.6)))
 
 
-SEEN_TEXTURES: dict[str, Texture] = {
-    f.__name__: f
-    for f in (
-        wood,
-        fabric,
-        denim,
-        granite,
-        carpet,
-        metal,
-        concrete,
-        paper,
-        brick,
-        sponge,
-        cardboard,
-        plastic,
-        rubber,
-        pattern,
-    )
-}
+SEEN_TEXTURES: dict[str, Texture] = named(
+    wood,
+    fabric,
+    denim,
+    granite,
+    carpet,
+    metal,
+    concrete,
+    paper,
+    brick,
+    sponge,
+    cardboard,
+    plastic,
+    rubber,
+    pattern,
+)
 """Textures that the mini CLIP was trained on."""
 
-HELD_OUT_TEXTURES: dict[str, Texture] = {f.__name__: f for f in (leather, grid, mosaic, marble, cork)}
+HELD_OUT_TEXTURES: dict[str, Texture] = named(leather, grid, mosaic, marble, cork)
 """Textures that the mini CLIP never saw, neither as pictures nor as words."""
 
 TEXTURES: dict[str, Texture] = {**SEEN_TEXTURES, **HELD_OUT_TEXTURES}

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from zsad.synthetic.names import named
 from zsad.synthetic.noise import FloatArray, any_colour, field, fractal, hsv, mix, shades, turn, uv, wave
 from zsad.synthetic.objects import SEEN_OBJECTS, Drawing, assembly
 from zsad.synthetic.pen import Pen, Point, around, shade
@@ -197,8 +198,8 @@ def panel(rng: np.random.Generator, pen: Pen) -> None:
                 pen.box((x, y), *half, colour, rng.uniform(0, 0.05))
 
 
-WIDER_TEXTURES: dict[str, Texture] = {f.__name__: f for f in (weave, tiling, heap, printed, relief, composed)}
+WIDER_TEXTURES: dict[str, Texture] = named(weave, tiling, heap, printed, relief, composed)
 """Textures for pretraining only."""
 
-WIDER_OBJECTS: dict[str, Drawing] = {f.__name__: f for f in (profile, outline, faced, group, panel)}
+WIDER_OBJECTS: dict[str, Drawing] = named(profile, outline, faced, group, panel)
 """Objects for pretraining only."""

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from zsad.synthetic.defects import Centre, Defect, depth_of_blob, paint, soft, stroke
+from zsad.synthetic.names import named
 from zsad.synthetic.noise import FloatArray, any_colour, field, turn
 from zsad.synthetic.objects import assembly
 from zsad.synthetic.pen import Pen
@@ -111,7 +112,7 @@ def streaks(rng: np.random.Generator, scene: Scene, centre: Centre, q: float) ->
     return paint(scene.image, np.clip(scene.image + np.float32(step), 0, 1), opacity), opacity
 
 
-WIDER_DEFECTS: dict[str, Defect] = {f.__name__: f for f in (foreign, tone, grain, shift, intruder, streaks)}
+WIDER_DEFECTS: dict[str, Defect] = named(foreign, tone, grain, shift, intruder, streaks)
 """Defects for pretraining only."""
 
 WIDER_ON_TOP = frozenset({"foreign", "intruder"})

@@ -1,6 +1,8 @@
 """Files of the Hugging Face Hub, fetched by its own client into its own cache, then compared."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,21 +51,11 @@ def hub_file(repository: str, file: str, revision: str | None, *, repo_type: str
         DownloadError: The Hub has no such file, or refuses it.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    host = urlsplit(endpoint()).netloc
-    try:
+    with _explaining(f"Cannot fetch '{file}' of '{repository}' from"):
         found = hf_hub_download(
             repository, file, revision=revision, repo_type=repo_type, endpoint=endpoint(), **options
         )
-    except LocalEntryNotFoundError as error:  # also raised for "no network, and not in the cache"
-        raise UnreachableError(host, _first_line(error.__cause__ or error), 1) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise DownloadError(f"Cannot fetch '{file}' of '{repository}' from {host}: {_first_line(error)}") from error
-    except Exception as error:
-        if not is_of_network(error):
-            raise
-        raise UnreachableError(host, _first_line(error), 1) from error
     return Path(found)
 
 
@@ -75,15 +67,23 @@ def hub_files(repository: str, pattern: str, revision: str | None) -> Path:
         DownloadError: The Hub has no such repository, or refuses it.
     """
     from huggingface_hub import snapshot_download
+
+    with _explaining(f"Cannot list '{repository}' at"):
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[pattern], endpoint=endpoint()))
+
+
+@contextmanager
+def _explaining(what: str) -> Iterator[None]:
+    """Turn errors of the Hub's client into ours; ``what`` begins the message and is followed by the host."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     host = urlsplit(endpoint()).netloc
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[pattern], endpoint=endpoint()))
-    except LocalEntryNotFoundError as error:
+        yield
+    except LocalEntryNotFoundError as error:  # also raised for "no network, and not in the cache"
         raise UnreachableError(host, _first_line(error.__cause__ or error), 1) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        raise DownloadError(f"Cannot list '{repository}' at {host}: {_first_line(error)}") from error
+        raise DownloadError(f"{what} {host}: {_first_line(error)}") from error
     except Exception as error:
         if not is_of_network(error):
             raise

@@ -97,7 +97,7 @@ class Training(Features):
         return self._text_loss(batch) if self.stage == "text" else self._image_loss(batch)
 
     def _text_loss(self, batch: Batch) -> dict[str, Tensor]:
-        features = batch["features"] if "features" in batch else self.frozen_features(batch["image"])
+        features = self.features_of(batch)
         names = list(dict.fromkeys(batch["class_name"]))
         text = self.anchors(names)[[names.index(name) for name in batch["class_name"]]]
         patches = {level: features[f"patches_{level}"] for level in self._loss_levels}

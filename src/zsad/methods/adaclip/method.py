@@ -234,8 +234,7 @@ class AdaCLIP(PromptedTowers, FromAuthors):
         Raises:
             ValueError: If masks are missing.
         """
-        if "gt_mask" not in batch:
-            raise ValueError(f"AdaCLIP learns from gt_mask, {batch['image_path'][0]} has none.")
+        self.require(batch, "gt_mask")
         mask = batch["gt_mask"].bool()
         label = batch.get("gt_label", mask.flatten(1).any(dim=1))
         names = batch["class_name"]

@@ -13,6 +13,7 @@ from zsad.clip.blocks import whole
 from zsad.clip.loading import Activation
 from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
+from zsad.methods.adam import AdamTrained
 from zsad.methods.layers import chosen_layers
 from zsad.methods.mvfa.adapters import Adapted, Adapter, Branch, bottlenecks
 from zsad.methods.mvfa.checkpoint import FromMvfaAuthors
@@ -26,7 +27,7 @@ _ALIASES = {"Retina": "retinal OCT"}  # the data module's word -> the released c
 _BRANCHES: tuple[Branch, Branch] = ("seg", "det")
 
 
-class MVFA(FromMvfaAuthors):
+class MVFA(FromMvfaAuthors, AdamTrained):
     """Mix small bottleneck adapters into four blocks of the image tower; their bottlenecks meet the text.
 
     After each of four blocks an adapter for segmentation and one for detection give a bottleneck, compared with prompts
@@ -59,16 +60,13 @@ class MVFA(FromMvfaAuthors):
         memory_class_token: Whether the memory holds the class tokens as well.
         reference_split: Part of the data that references are drawn from; the released code draws from ``"valid"``.
         lr: Learning rate of Adam, constant; the released few-shot script takes 1e-3.
-        betas: Averaging factors of Adam.
-        eps: Small number in Adam's denominator.
-        weight_decay: L2 penalty of Adam.
         focal_gamma: Exponent of the focal loss.
         focal_smooth: Small number in the focal loss.
         dice_smooth: Added to numerator and denominator of the dice loss.
         image_loss_weight: Of the image-level loss.
         pixel_loss_weight: Of focal and dice loss.
         activation: The published mismatch; ``"quick_gelu"`` is what OpenAI's weights were trained with.
-        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+        **kwargs: Options of :class:`~zsad.methods.adam.AdamTrained`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -97,9 +95,6 @@ class MVFA(FromMvfaAuthors):
         memory_class_token: bool = True,
         reference_split: str = "train",
         lr: float = 1e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
         focal_gamma: float = 2.0,
         focal_smooth: float = 1e-5,
         dice_smooth: float = 1.0,
@@ -134,7 +129,6 @@ class MVFA(FromMvfaAuthors):
         self.few_shot_score, self.reference_split = few_shot_score, reference_split
         self.reference_views, self.memory_class_token = reference_views, memory_class_token
         self.lr = lr
-        self.adam: dict[str, Any] = {"betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
         self.image_loss_weight, self.pixel_loss_weight = image_loss_weight, pixel_loss_weight
         with torch.random.fork_rng(devices=[]):
@@ -283,10 +277,8 @@ class MVFA(FromMvfaAuthors):
         Raises:
             ValueError: If labels are missing.
         """
-        if "gt_label" not in batch:
-            raise ValueError(f"MVFA learns from gt_label, {batch['image_path'][0]} has none.")
-        features = batch["features"] if "features" in batch else self.frozen_features(batch["image"])
-        tokens, text = self.adapted(features["state"]).tokens, self.text(batch["class_name"])
+        self.require(batch, "gt_label")
+        tokens, text = self.adapted(self.features_of(batch)["state"]).tokens, self.text(batch["class_name"])
         label, mask = batch["gt_label"], batch.get("gt_mask")
         losses = {}
         for number in self.layers:
@@ -314,8 +306,3 @@ class MVFA(FromMvfaAuthors):
         if not saw:
             for parameter in self.seg_adapters.parameters():
                 parameter.grad = None
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam on all adapters with a constant rate; one optimiser does what the released code's two do."""
-        learned = [one for one in self.parameters() if one.requires_grad]
-        return torch.optim.Adam(learned, lr=self.lr, **self.adam)

@@ -215,9 +215,7 @@ class VisualAD(TrainedMethod):
         Raises:
             ValueError: If masks or labels are missing.
         """
-        for key in ("gt_mask", "gt_label"):
-            if key not in batch:
-                raise ValueError(f"VisualAD learns from {key}, {batch['image_path'][0]} has none.")
+        self.require(batch, "gt_mask", "gt_label")
         mask = batch["gt_mask"]
         seen = self.look(batch["image"], "trained", drop=True)
         maps = {number: upsample(grid, (mask.shape[-2], mask.shape[-1])) for number, grid in seen.grids.items()}
