@@ -25,7 +25,7 @@ from PIL import Image
 
 from zsad.cli.main import main
 from zsad.clip import load_clip
-from zsad.datamodules import DATAMODULES, BenchmarkDataModule
+from zsad.datamodules import DATAMODULES
 from zsad.synthetic import generate
 from zsad.types import Record
 
@@ -114,7 +114,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if kind.name not in ("folder", "synthetic", "manifest"):
             monkeypatch.setattr(kind, "records", lambda self, split: _records(self, folder / "pool", split))
             monkeypatch.setattr(kind, "expected_counts", lambda self: {})
-    monkeypatch.setattr(BenchmarkDataModule, "_check_counts", lambda self, records: None)
+    monkeypatch.setattr("zsad.datamodules.base.check_counts", lambda *_: None)
 
 
 def _write(path: Path, class_name: str, defect: str, seed: int) -> None:

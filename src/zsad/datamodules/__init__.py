@@ -2,15 +2,11 @@
 
 import difflib
 
-from zsad.datamodules.base import (
-    BenchmarkDataModule,
-    DatasetCountError,
-    DatasetNotFoundError,
-    SameSourceError,
-)
+from zsad.datamodules.base import BenchmarkDataModule
 from zsad.datamodules.bmad import BMADBrain, BMADLiver, BMADRetina
 from zsad.datamodules.brain import Br35H, BrainMRI, HeadCT
 from zsad.datamodules.btad import BTAD
+from zsad.datamodules.checks import DatasetCountError, DatasetNotFoundError, SameSourceError
 from zsad.datamodules.colon_train import ColonTrain
 from zsad.datamodules.covid19 import COVID19
 from zsad.datamodules.dagm import DAGM

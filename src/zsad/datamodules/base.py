@@ -1,6 +1,5 @@
 """What all benchmarks share: finding the data, checking counts, choosing images, loaders."""
 
-import difflib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import distributed
 
+from zsad.datamodules.checks import DatasetNotFoundError, SameSourceError, check_classes, check_counts, not_there
 from zsad.datamodules.dataset import Augment, BatchLoader, DataWarning, Skipped, collate
 from zsad.datamodules.facts import Counts, Facts, all_facts
 from zsad.datamodules.layout import child, folders_in
@@ -21,18 +21,6 @@ from zsad.functional.tiling import Tiles
 from zsad.images.levels import DEFAULT, ReadOptions
 from zsad.types import Batch, ImageProtocol, Record
 from zsad.weights.checkpoints import CheckpointError
-
-
-class DatasetNotFoundError(FileNotFoundError):
-    """The data are not where they should be; the message says what is missing and where the data come from."""
-
-
-class DatasetCountError(ValueError):
-    """The numbers of images are not those of the benchmark."""
-
-
-class SameSourceError(ValueError):
-    """A model would be evaluated on the data it was trained on."""
 
 
 class BenchmarkDataModule(LightningDataModule, ABC):
@@ -135,7 +123,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         self._prompt_names = prompt_names
         self._records: dict[str, PackedRecords] = {}
         self._datasets: dict[tuple[str, bool, ImageProtocol], TrainingDataset] = {}
-        self._check_classes()
+        check_classes(self.classes, self.facts)
 
     @abstractmethod
     def records(self, split: str) -> Iterable[Record]:
@@ -215,7 +203,13 @@ class BenchmarkDataModule(LightningDataModule, ABC):
                 names = sorted((wanted or set()) - found)
                 raise self.missing(f"no images of the part '{split}'" + (f" of class {names}" if names else ""))
             if split == "test":
-                self._check_counts(records)
+                check_counts(
+                    records.tally(),
+                    self.expected_counts(),
+                    self.classes,
+                    self.counts,
+                    f"{self.facts.title if self.facts else self.name} under '{self.root}'",
+                )
             self._records[split] = records
         return self._records[split]
 
@@ -334,14 +328,7 @@ class BenchmarkDataModule(LightningDataModule, ABC):
         Args:
             what: What was looked for and not found.
         """
-        lines = [f"{self.facts.title if self.facts else type(self).__name__}: {what} under '{self.root}'."]
-        if not self.root.exists():
-            lines.append("That folder does not exist.")
-        if self.facts:
-            lines.append(f"Expected below it: {self.facts.layout}")
-            lines.append(f"Source: {self.facts.home or '-'} (licence: {self.facts.license}).")
-            lines.append(f"Nothing is downloaded by itself. To get it: {self.facts.obtain}")
-        return DatasetNotFoundError("\n".join(lines))
+        return not_there(what, self.root, self.facts, type(self).__name__)
 
     def places(self, *names: str) -> Iterator[Path]:
         """Yield the folders where the data may lie: those called ``names`` in the root or one level below, the root."""
@@ -362,45 +349,6 @@ class BenchmarkDataModule(LightningDataModule, ABC):
             return below[0]
         several = f"; {[folder.name for folder in below]} all fit, pass one of them as the root" if below else ""
         raise self.missing(f"{what} not found{several}")
-
-    def _check_classes(self) -> None:
-        if self.classes is None or self.facts is None:
-            return
-        for name in self.classes:
-            if name not in self.facts.classes:
-                known = list(self.facts.classes)
-                near = difflib.get_close_matches(str(name), known, 1, 0)
-                raise ValueError(f"{self.facts.title} has no class {name!r}; nearest: {near or '-'}, all: {known}.")
-
-    def _check_counts(self, records: PackedRecords) -> None:
-        if self.counts == "ignore":
-            return
-        if differences := count_differences(records.tally(), self.expected_counts(), self.classes):
-            message = (
-                f"{self.facts.title if self.facts else self.name} under '{self.root}' has other numbers of test images "
-                "than the papers, normal + anomalous: "
-                + "; ".join(differences)
-                + ". Results are not comparable; counts='ignore' accepts it."
-            )
-            if self.counts == "error":
-                raise DatasetCountError(message)
-            warnings.warn(message, DataWarning, stacklevel=2)
-
-
-def count_differences(found: Counts, expected: Counts, classes: Sequence[str] | None = None) -> list[str]:
-    """Return one phrase per class, or for the whole, whose numbers differ; empty if all agree.
-
-    Args:
-        found: Per class.
-        expected: Per class and under ``"*"``; a class that is not in it is not compared.
-        classes: The chosen classes; None for all, only then is the whole compared.
-    """
-    names = [name for name in expected if name != "*" and (classes is None or name in classes)]
-    pairs = [(name, expected[name], found.get(name, (0, 0))) for name in names]
-    if not names and classes is None and "*" in expected:
-        normal, anomalous = (sum(pair[side] for pair in found.values()) for side in (0, 1))
-        pairs.append(("all classes", expected["*"], (normal, anomalous)))
-    return [f"{name}: expected {a[0]} + {a[1]}, found {b[0]} + {b[1]}" for name, a, b in pairs if a != b]
 
 
 def batches(datamodule: BenchmarkDataModule, split: str = "test") -> Iterator[Batch]:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError
+from zsad.datamodules.base import BenchmarkDataModule
+from zsad.datamodules.checks import DatasetNotFoundError
 from zsad.datamodules.layout import child, flat_pair, folders_in, images_in, mvtec_class, pair, stem
 from zsad.datamodules.manifest import read_manifest
 from zsad.images import expand_slices, list_images, load_mask

@@ -16,7 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError, count_differences
+from zsad.datamodules.base import BenchmarkDataModule
+from zsad.datamodules.checks import DatasetNotFoundError, count_differences
 from zsad.datamodules.dataset import describe
 from zsad.datamodules.layout import PairingError
 from zsad.datamodules.tools.build import Options, build

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from zsad.datamodules.base import BenchmarkDataModule, DatasetNotFoundError
+from zsad.datamodules.base import BenchmarkDataModule
+from zsad.datamodules.checks import DatasetNotFoundError
 from zsad.datamodules.tools.build import Options, build
 from zsad.report.cells import write_cells
 from zsad.types import Record
