@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zsad.functional.tiling import Tiles
+    from zsad.images.tiling import Tiles
     from zsad.inference import Predictor, Result, load_model
     from zsad.methods.author_files import weights_path
     from zsad.weights import WeightsEntry, list_weights
@@ -41,7 +41,7 @@ __getattr__ = lazily(
     {
         "Predictor": "zsad.inference.predictor",
         "Result": "zsad.inference.result",
-        "Tiles": "zsad.functional.tiling",
+        "Tiles": "zsad.images.tiling",
         "WeightsEntry": "zsad.weights",
         "list_weights": "zsad.weights",
         "load_model": "zsad.inference.loading",

@@ -50,7 +50,7 @@ class Batch(TypedDict):
     warning: NotRequired[list[str | None]]
     """What is doubtful about each image; absent if nothing is."""
     tiles: NotRequired[dict[str, Any]]
-    """How one large image was cut, see :class:`zsad.functional.tiling.Tiles`; ``image`` is then (1, parts, 3, height,
+    """How one large image was cut, see :class:`zsad.images.tiling.Tiles`; ``image`` is then (1, parts, 3, height,
     width), and ``gt_mask`` has the size of the merged map."""
     tile_box: NotRequired[Tensor]
     """(1, parts, 4) int64: left, top, right and bottom of each part in pixels of the image."""

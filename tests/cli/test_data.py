@@ -89,6 +89,7 @@ def test_show_has_the_rest(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["check", "sdd", "--root", ".", "--option", "pieces"], "--option must be NAME=VALUE, got 'pieces'"),
         (["show", "mvtec"], "No data set 'mvtec'; nearest: ['mvtec_ad']"),
         (["check", "vissa", "--root", "."], "Unknown data set 'vissa'; known, nearest first: visa"),
         (["prepare", "mvtec_ad", "--root", ".", "--out", "x"], "'mvtec_ad' needs no preparation"),

@@ -17,10 +17,10 @@ from PIL import Image
 
 from zsad.cli.main import main as zsad
 from zsad.cli.score import main
+from zsad.clip.tensor_store import TokenCache
 from zsad.inference import load_model
 from zsad.methods.musc import PanelError, SamePixelsWarning
 from zsad.synthetic import generate
-from zsad.training.token_cache import TokenCache
 
 COUNT = 10
 
@@ -92,7 +92,7 @@ def test_interrupted_in_each_pass_and_continued_gives_the_same_rows(
     whole, out = tmp_path / "whole", tmp_path / "broken"
     few = ["--option", "panel=6"]  # so that some images are in the panel and some are not
     score(photos, whole, *few)
-    calls = {"tokens": "zsad.training.token_cache.save_file", "units": "zsad.methods.musc.build.save_file"}
+    calls = {"tokens": "zsad.clip.tensor_store.save_file", "units": "zsad.methods.musc.build.save_file"}
     calls |= {"panel": "zsad.methods.musc.panel.save_file", "rows": "zsad.inference.writer.RowWriter.write"}
     after = {"tokens": 4, "units": 3, "panel": 0, "rows": 1}[stage]
     module, _, name = calls[stage].rpartition(".")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from zsad.cli.main import main
 from zsad.datamodules import Folder
-from zsad.functional.tiling import Tiles
+from zsad.images.tiling import Tiles
 from zsad.inference import Predictor, load_model
 from zsad.methods import CLIP
 from zsad.synthetic import generate

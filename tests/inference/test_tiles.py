@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from zsad.decision import CardError
-from zsad.functional.tiling import Merge, Tiles, named
+from zsad.images.tiling import Merge, Tiles, named
 from zsad.images.where import Where
 from zsad.inference import Predictor, load_model
 from zsad.inference.outcome import ScoreError

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.conftest import make_clip
 from zsad.clip import Clip
+from zsad.clip.token_cache import CachedSamples
 from zsad.methods import VAND, AnomalyCLIP, CheckpointError, CoOp
 from zsad.methods.provenance import SameDataError, describe_training
 from zsad.methods.trained import TrainedMethod, UntrainedWarning
-from zsad.training.token_cache import CachedSamples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning", "ignore:.*logging interval")
 

@@ -24,6 +24,7 @@ from zsad.benchmark.results import read_cell
 from zsad.benchmark.train import TrainingDataError, source_for, trained
 from zsad.clip import Clip
 from zsad.clip.backbone import Precision
+from zsad.clip.tensor_store import tensor_key
 from zsad.datamodules import BenchmarkDataModule
 from zsad.datamodules.base import batches
 from zsad.inference import adapters, find_device
@@ -32,7 +33,6 @@ from zsad.methods.aaclip.fusion import FUSION, fused_scores
 from zsad.methods.evaluation import Evaluation
 from zsad.methods.trained import TrainedMethod
 from zsad.metrics import DEFAULT_METRICS, Evaluator
-from zsad.training.token_cache import tensor_key
 from zsad.types import Record
 from zsad.weights import registry
 from zsad.weights.files import disk_error, is_full

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from zsad.cli.arguments import Parser
+from zsad.cli.model_options import read_options
 from zsad.datamodules.tools.check import data_check
 from zsad.datamodules.tools.download import data_download
 from zsad.datamodules.tools.export import data_export
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
     given = vars(parser().parse_args(arguments))
     command = given.pop("command")
+    if "options" in given:
+        given["options"] = read_options(given["options"])
     functions: dict[str, Callable[..., int]] = {
         "list": data_list,
         "show": data_show,

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from zsad.decision import Card, CardError
-from zsad.functional.tiling import Tiles
+from zsad.images.tiling import Tiles
 
 
 def add_look_options(made: argparse.ArgumentParser) -> None:

@@ -137,6 +137,7 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
+        name = name.replace("-", "_")
         if not name.isidentifier() or not equals:
             raise ValueError(f"--option must be NAME=VALUE, got '{pair}'.")
         options[name] = read_yaml(value, f"--option {name}")

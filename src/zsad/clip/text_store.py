@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsad.training.token_cache import CacheWriteError, TokenCache, tensor_key
+from zsad.clip.tensor_store import CacheWriteError, TokenCache, tensor_key
 from zsad.weights.places import home
 
 _MOST = 256 * 2**20  # bytes; AnoVL's prompts of a class take about one million

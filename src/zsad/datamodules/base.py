@@ -17,8 +17,8 @@ from zsad.datamodules.layout import child, folders_in
 from zsad.datamodules.records import PackedRecords
 from zsad.datamodules.sampler import UnpaddedDistributedSampler
 from zsad.datamodules.training import TrainingDataset, draw_shots, load_augment
-from zsad.functional.tiling import Tiles
 from zsad.images.levels import DEFAULT, ReadOptions
+from zsad.images.tiling import Tiles
 from zsad.types import Batch, ImageProtocol, Record
 from zsad.weights.checkpoints import CheckpointError
 

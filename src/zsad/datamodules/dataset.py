@@ -14,9 +14,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from zsad.datamodules.records import PackedRecords
-from zsad.functional.tiling import Tiles, named
 from zsad.images import ImageError, load_picture, mask_levels, mask_to_tensor, normalise, resized, to_pixels, to_tensor
 from zsad.images.levels import DEFAULT, ReadOptions
+from zsad.images.tiling import Tiles, named
 from zsad.types import Batch, ImageProtocol, Record
 
 _LOG = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from zsad.decision.card import Card
 from zsad.decision.card_json import CardError
 from zsad.deploy.engines import open_engine
 from zsad.deploy.folder import CARD, read_meta
-from zsad.functional.tiling import Tiles
 from zsad.images.levels import ReadOptions
 from zsad.images.overlay import Limits
 from zsad.images.pixels import enlarged, model_pixels
+from zsad.images.tiling import Tiles
 from zsad.images.where import EVERYWHERE, Where
 from zsad.inference.base import BasePredictor
 from zsad.inference.opening import Opened

@@ -8,7 +8,6 @@ from typing import Any
 from zsad import __version__
 from zsad.deploy.bundle import run_file
 from zsad.methods import Method
-from zsad.weights.notices import notice_of
 
 _TEXTS = Path(__file__).parent / "texts"
 PAGE = Path(__file__).parent / "page"
@@ -50,7 +49,7 @@ def licences(method: Method) -> str:
     """Return what is known of the terms of zsad, of the backbone, and of what the method learned from."""
     trained_on = getattr(method, "trained_on", None) or []
     names = ", ".join(str(one.get("data") or one.get("name") or one) for one in trained_on)
-    learned = notice_of(trained_on) or (
+    learned = getattr(method, "licence_notice", None) or (
         f"Learned parameters, trained on: {names}; ask whoever trained them for the terms."
         if method.learns()
         else "The method learns no parameters."

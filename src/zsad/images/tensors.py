@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from zsad.functional.tiling import Tiles
 from zsad.images.picture import Size
 from zsad.images.pixels import model_pixels, resized
+from zsad.images.tiling import Tiles
 from zsad.images.where import EVERYWHERE, Where
 from zsad.types import ImageProtocol
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsad.functional.tiling import Box
 from zsad.images.masks import load_mask
 from zsad.images.picture import ImageError, Size
+from zsad.images.tiling import Box
 
 _GREY = 128  # what was left out is faded towards
 _SAME_SHAPE = 0.01  # proportions of mask and picture may differ by so much

@@ -108,7 +108,7 @@ def compare_tower(entry: WeightsEntry, method: Any) -> None:
     The hash of the tower that the adapters belong to is noted beside them the first time that they run on their own
     backbone by name.
     """
-    from zsad.training.token_cache import tower_key
+    from zsad.clip.tensor_store import tower_key
 
     known = store.read_note(entry).get("tower_key")
     own = method.clip.name == entry.backbone

@@ -15,11 +15,11 @@ from PIL import Image
 
 from zsad.decision.card import Card
 from zsad.decision.card_json import CardError
-from zsad.functional.tiling import Tiles
 from zsad.images.fragments import exists
 from zsad.images.levels import ReadOptions
 from zsad.images.manifest import inputs as inputs_of
 from zsad.images.overlay import Limits
+from zsad.images.tiling import Tiles
 from zsad.images.where import EVERYWHERE, Where, told
 from zsad.inference.ahead import ahead_of, in_batches, one_behind
 from zsad.inference.files import expanded

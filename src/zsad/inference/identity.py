@@ -6,16 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from zsad.clip.tensor_store import tensor_key, tower_key
 from zsad.decision import Card, CardError
 from zsad.decision.card import TORCH
-from zsad.functional.tiling import Tiles
 from zsad.images import list_images, load_rgb
+from zsad.images.tiling import Tiles
 from zsad.inference.inputs import pixel_digest
 from zsad.methods import METHODS, Method
 from zsad.methods.few_shot import draw
 from zsad.methods.musc import Transductive
 from zsad.methods.restoring import constructor_options, fits, may_be_stored
-from zsad.training.token_cache import tensor_key, tower_key
 
 _NOT_OPTIONS = frozenset({"backbone", "references", "shots", "shot_seed", "panel", "metrics", "prompts_cache"})
 _HASHED = frozenset({"cache_dir", "llm_cache"})

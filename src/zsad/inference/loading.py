@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # what a model needs is imported with the first one: importin
     from zsad.clip import Clip
     from zsad.clip.backbone import Precision
     from zsad.decision import Card
-    from zsad.functional.tiling import Tiles
+    from zsad.images.tiling import Tiles
     from zsad.inference.predictor import Predictor
     from zsad.methods import Method
 

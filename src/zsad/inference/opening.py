@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from zsad.functional.tiling import Box
 from zsad.images.levels import ReadOptions, Window
 from zsad.images.listing import Found
 from zsad.images.picture import ImageError, Picture
 from zsad.images.picture import Size as PixelSize
 from zsad.images.reading import load_picture
+from zsad.images.tiling import Box
 from zsad.images.where import EVERYWHERE, Where, scaled
 from zsad.inference.files import FileFacts
 from zsad.inference.inputs import Named, pixel_digest, smaller, to_picture

@@ -15,12 +15,12 @@ from torch import Tensor
 from zsad.clip.backbone import Precision
 from zsad.decision import Card
 from zsad.functional.maps import upsample
-from zsad.functional.tiling import Tiles
 from zsad.images import IMAGE_EXTENSIONS, ReadOptions, to_tensor
 from zsad.images.fragments import exists
 from zsad.images.manifest import inputs as inputs_of
 from zsad.images.overlay import Limits
 from zsad.images.tensors import Look
+from zsad.images.tiling import Tiles
 from zsad.images.where import EVERYWHERE, Where
 from zsad.inference.base import BasePredictor
 from zsad.inference.devices import find_device

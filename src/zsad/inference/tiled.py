@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from zsad.functional.tiling import Box, Merge, Size, Tiles, named
+from zsad.images.tiling import Box, Merge, Size, Tiles, named
 from zsad.inference.ahead import ahead_of, in_batches, one_behind
 from zsad.inference.opening import Opened
 from zsad.inference.outcome import Outcome, Pending

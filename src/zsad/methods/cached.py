@@ -11,18 +11,11 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from zsad import __version__
+from zsad.clip.tensor_store import CacheDtype, CacheWriteError, TokenCache, default_folder, tower_key
+from zsad.clip.token_cache import CachedSamples, cache_samples
 from zsad.methods.base import Method
 from zsad.methods.provenance import identity
-from zsad.training.token_cache import (
-    CachedSamples,
-    CacheDtype,
-    CacheWriteError,
-    EpochSampler,
-    TokenCache,
-    cache_samples,
-    default_folder,
-    tower_key,
-)
+from zsad.training.order import EpochSampler
 
 _OWN_OPTIONS = {
     "seed",

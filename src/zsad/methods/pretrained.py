@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from zsad import __version__
 from zsad.clip.loading import hub_repository
+from zsad.clip.tensor_store import tower_key
 from zsad.methods.author_files import weights_path
-from zsad.training.token_cache import tower_key
 from zsad.weights import card
 from zsad.weights.checkpoints import CheckpointError
 from zsad.weights.expected import DownloadError, digest

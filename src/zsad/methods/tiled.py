@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from zsad.functional.tiling import Box, Merge, Tiles, named
+from zsad.images.tiling import Box, Merge, Tiles, named
 from zsad.types import Batch, Prediction
 
 

@@ -16,14 +16,12 @@ from torch.utils.data import DataLoader
 from typing_extensions import Self
 
 from zsad.clip import Clip
+from zsad.clip.tensor_store import CacheDtype
+from zsad.clip.token_cache import CachedSamples
 from zsad.methods import pretrained
 from zsad.methods.cached import CachedFeatures
 from zsad.methods.provenance import SameDataError, as_data_sets, describe_training, overlap
 from zsad.methods.restoring import restore
-from zsad.training.token_cache import (
-    CachedSamples,
-    CacheDtype,
-)
 from zsad.types import Batch, Prediction
 from zsad.weights import notices
 from zsad.weights.checkpoints import CheckpointError, read_weights

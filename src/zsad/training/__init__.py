@@ -1,1 +1,1 @@
-"""What makes training fast and varied: features kept on disk, augmentations."""
+"""What a fit looks at: the order of the images, and augmentation."""

@@ -31,7 +31,11 @@ def tree(tmp_path: Path) -> Path:
 
 
 def run(
-    capsys: pytest.CaptureFixture[str], name: str, root: Path, options: list[str] | None = None, images: bool = False
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    root: Path,
+    options: dict[str, Any] | None = None,
+    images: bool = False,
 ) -> tuple[int, dict[str, Any]]:
     status = data_check(name, root, options, images=images, as_json=True)
     return status, json.loads(capsys.readouterr().out)
@@ -126,14 +130,13 @@ def test_what_cannot_be_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vissa", [], "Unknown data set 'vissa'; known, nearest first: visa"),
-        ("sdd", ["peices=3"], r"SDD has no option 'peices'; nearest: \['pieces'\]"),
-        ("sdd", ["pieces"], "An option is key=value, got 'pieces'"),
-        ("sdd", ["pieces=7"], "pieces must be 1, 2 or 3, got 7"),
-        ("synthetic", [], "'synthetic' has no files to work on"),
+        ("vissa", {}, "Unknown data set 'vissa'; known, nearest first: visa"),
+        ("sdd", {"peices": 3}, r"SDD has no option 'peices'; nearest: \['pieces'\]"),
+        ("sdd", {"pieces": 7}, "pieces must be 1, 2 or 3, got 7"),
+        ("synthetic", {}, "'synthetic' has no files to work on"),
     ],
 )
-def test_requests_that_cannot_be_met(name: str, options: list[str], message: str, tmp_path: Path) -> None:
+def test_requests_that_cannot_be_met(name: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         data_check(name, tmp_path, options, as_json=True)
 

@@ -33,7 +33,7 @@ def rows(data: BenchmarkDataModule, split: str = "test") -> list[tuple[Any, ...]
 
 
 def test_meta_json_is_what_the_other_repositories_read(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data_export("mvtec_ad", tree, tree / "meta.json", options=["counts=ignore"], as_json=True) == 0
+    assert data_export("mvtec_ad", tree, tree / "meta.json", options={"counts": "ignore"}, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 2
     assert json.loads((tree / "meta.json").read_text()) == {
         "train": {

@@ -46,7 +46,7 @@ def test_sdd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         picture(root / "kos01" / f"Part{part}.jpg", (21, 12))
         marks(root / "kos01" / f"Part{part}_label.bmp", part, (21, 12))
     before = snapshot(root)
-    assert data_prepare("sdd", root, out, ["pieces=3", "counts=ignore"], as_json=True) == 0
+    assert data_prepare("sdd", root, out, {"pieces": 3, "counts": "ignore"}, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 6
     assert snapshot(root) == before
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))

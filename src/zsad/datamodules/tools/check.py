@@ -197,7 +197,7 @@ def data_check(
     Args:
         name: Key of the data set, or ``"folder"``.
         root: Where it is.
-        options: Of the data module, as ``"key=value"`` texts or a mapping.
+        options: Of the data module.
         split: Part to check.
         images: With ``as_json``, list every image with its label, size and number of marked pixels.
         as_json: Print JSON for scripts.
@@ -206,7 +206,7 @@ def data_check(
         0 all is well; 1 layout, counts, files or masks are not as they should be.
 
     Raises:
-        ValueError: The name or an option is unknown, or an option is not ``key=value``.
+        ValueError: The name or an option is unknown.
     """
     report = check(build(name, root, options), split, progress=not as_json)
     if as_json:

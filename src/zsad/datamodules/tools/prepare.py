@@ -116,7 +116,7 @@ def data_prepare(
         name: ``"visa"``, ``"sdd"`` or ``"covid19"``.
         root: The originals.
         out: New folder.
-        options: Of the data module, e.g. ``["pieces=3"]``.
+        options: Of the data module, e.g. ``{"pieces": 3}``.
         files: ``"copy"`` or ``"symlink"``.
         as_json: Print JSON.
 

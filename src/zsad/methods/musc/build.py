@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zsad.clip import Clip
+from zsad.clip.tensor_store import CacheDtype, TokenCache
 from zsad.methods.musc.aggregation import Grid
 from zsad.methods.musc.mutual import Tick, mutual_scores
 from zsad.methods.musc.panel import Panel, PanelError, divide, halves, is_unnamed
-from zsad.training.token_cache import CacheDtype, TokenCache
 
 Unit = tuple[int, int]
 """Layer and side of the neighbourhood (0 for MuSc-V2, which has one set of features for all sides)."""

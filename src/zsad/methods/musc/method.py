@@ -12,6 +12,7 @@ from torch import Tensor
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
 from zsad.clip.loading import MINI, Activation
+from zsad.clip.tensor_store import CacheDtype
 from zsad.functional.maps import to_grid, upsample
 from zsad.methods.musc.aggregation import Grid, joint_norm, pooled, similarity_pooled
 from zsad.methods.musc.build import Unit
@@ -19,7 +20,6 @@ from zsad.methods.musc.mutual import cosine_table, interval_bounds, interval_mea
 from zsad.methods.musc.panel import Panel, PanelError
 from zsad.methods.musc.rescoring import Precision, Scale, rescore, rescore_against
 from zsad.methods.musc.transductive import Transductive
-from zsad.training.token_cache import CacheDtype
 from zsad.types import Context, ImageProtocol, Prediction
 
 _SMALL_GRID = 15  # sides below it: a neighbourhood of 5 x 5 would be half the picture

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from zsad.clip.tensor_store import tensor_key, tower_key
 from zsad.datamodules.dataset import Skipped, describe
 from zsad.images import ImageError
 from zsad.methods.base import Method
@@ -24,7 +25,6 @@ from zsad.methods.musc.panel import (
     relative_key,
     unnamed_keys,
 )
-from zsad.training.token_cache import tensor_key, tower_key
 
 
 class SamePixelsWarning(UserWarning):

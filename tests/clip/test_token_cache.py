@@ -15,16 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from zsad.training.token_cache import (
-    CachedSamples,
-    CacheWriteError,
-    EpochSampler,
-    TokenCache,
-    cache_samples,
-    default_folder,
-    tensor_key,
-    tower_key,
-)
+from zsad.clip.tensor_store import CacheWriteError, TokenCache, default_folder, tensor_key, tower_key
+from zsad.clip.token_cache import CachedSamples, cache_samples
+from zsad.training.order import EpochSampler
 
 
 class Images(Dataset[Any]):
@@ -152,7 +145,7 @@ def test_a_missing_entry_is_named(tmp_path: Path) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from zsad.training.token_cache import TokenCache
+from zsad.clip.tensor_store import TokenCache
 cache = TokenCache(Path(sys.argv[1]))
 print("ready", flush=True)
 while True:
@@ -231,7 +224,8 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
-from zsad.training.token_cache import CachedSamples, TokenCache, cache_samples
+from zsad.clip.tensor_store import TokenCache
+from zsad.clip.token_cache import CachedSamples, cache_samples
 
 class Images(Dataset):
     def __init__(self, number): self.number = number

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zsad.functional.maps import upsample
-from zsad.functional.tiling import Merge, Tiles, named
+from zsad.images.tiling import Merge, Tiles, named
 
 SOURCES = [(200, 333), (64, 64), (50, 300), (65, 64), (129, 700), (10, 10)]
 
@@ -145,6 +145,6 @@ def test_a_part_is_called_by_its_place() -> None:
 
 
 def test_torch_is_not_needed() -> None:
-    code = "import sys, json, zsad.functional.tiling; print(json.dumps('torch' in sys.modules))"
+    code = "import sys, json, zsad.images.tiling; print(json.dumps('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) is False
