@@ -106,7 +106,7 @@ def test_counts_against_the_papers(
 ) -> None:
     for old, new in (("a", "bottle"), ("b", "screw")):
         (tree / old).rename(tree / new)
-    status, report = run(capsys, "MVTecAD", tree, ["classes=[bottle, screw]"])
+    status, report = run(capsys, "MVTecAD", tree, {"classes": ["bottle", "screw"]})
     assert status == 1
     assert report["name"] == "mvtec_ad"
     assert report["count_differences"] == [
