@@ -8,23 +8,20 @@ Two copies of one backbone, one of them rounded; the same images and the same pa
 interleaved rounds, in CPU seconds of one thread, divided by those of open_clip's own float32 tower in the same run.
 """
 
-import argparse
 import copy
 import json
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.throughput import BARE, Run, bare_tower, seconds
+from benchmarks.throughput import BARE, Run, bare_tower, common_options, seconds
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from zsad.benchmark.grid import MethodSpec
 from zsad.clip import Clip, load_clip
-from zsad.methods import METHODS
 from zsad.methods.musc import Transductive
 
 
@@ -43,14 +40,8 @@ def made(name: str, clip: Clip, image: Tensor) -> tuple[Any, Run]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print a table and write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="zsad-mini")
-    parser.add_argument("--image-size", type=int, help="pixels; by default the backbone's own")
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names, or name:option=value,...")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = common_options(__doc__)
     parser.add_argument("--only-half", action="store_true", help="no float32: ratios, no deviations")
-    parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")  # trained methods say that they are not
     whole = load_clip(options.backbone, "bilinear")

@@ -77,16 +77,22 @@ def peak_megabytes(run: Run, device: torch.device) -> float | None:
     return int(status["VmHWM"].split()[0]) / 1e3
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print a table and write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def common_options(description: str | None) -> argparse.ArgumentParser:
+    """The options of the programs that time all methods on one backbone."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="zsad-mini")
     parser.add_argument("--image-size", type=int, help="pixels; by default the backbone's own")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names, or name:option=value,...")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file to write")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print a table and write JSON if asked."""
+    parser = common_options(__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")  # trained methods say that they are not
     device = torch.device(options.device)
