@@ -99,11 +99,6 @@ class Anchors(TrainedMethod):
         self.text_features(list(class_names))
 
     @property
-    def frozen_classes(self) -> int:
-        """Number of distinct classes whose anchors need no text tower."""
-        return len(self._frozen)
-
-    @property
     def _text_done(self) -> bool:
         return self.stage == "image" and (self.plain_anchors or self.finished_stages[0])
 
