@@ -218,6 +218,8 @@ def test_report_compares_two_methods(results: Path, capsys: pytest.CaptureFixtur
     assert f"{100 * found.low:+.1f} to {100 * found.high:+.1f} (8 images)" in said
     with pytest.raises(ValueError, match=r"No method 'maskclp' .*nearest: 'maskclip', all: clip, maskclip"):
         report([str(results), "--compare", "clip", "maskclp"])
+    with pytest.raises(ValueError, match=r"No method 'CLIP' .*nearest: 'clip'"):
+        report([str(results), "--compare", "CLIP", "maskclip"])
 
 
 def test_report_writes_curves(results: Path, tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_highest_scores_keep_numbers_and_names_at_80_columns(
             picture.rename(picture.with_name(f"{name}{picture.name}"))
     rows = run(deep, tmp_path / "out", "--no-overlays")
     lines = capsys.readouterr().err.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith("The 5 highest scores of"))
+    start = next(number for number, line in enumerate(lines) if line.startswith("The highest of "))
     worst = sorted(rows, key=lambda row: -float(row["score"]))[:5]
     for row, line in zip(worst, lines[start + 1 :], strict=False):
         score, path = line.split(maxsplit=1)

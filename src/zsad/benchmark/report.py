@@ -108,7 +108,8 @@ def compare_methods(results: Path, first: str, second: str, resamples: int = 100
     }
     for label in (first, second):
         if label not in of_method:
-            near = difflib.get_close_matches(label, of_method, 1, 0)[0]
+            lower = {one.lower(): one for one in of_method}  # class names are typed as well
+            near = lower[difflib.get_close_matches(label.lower(), lower, 1, 0)[0]]
             raise ValueError(f"No method '{label}' below '{results}'; nearest: '{near}', all: {', '.join(of_method)}.")
     common = sorted(of_method[first] & of_method[second])
     if not common:

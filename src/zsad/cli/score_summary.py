@@ -29,7 +29,7 @@ def summary(console: Console, writer: RowWriter, map_range: Limits | None, recor
         if row.label is not None:
             labels.setdefault(row.class_name or "", Counter())[row.label] += 1
     if worst:
-        console.print(f"The {len(worst)} highest scores of {scored}:", highlight=False)
+        console.print(f"The highest of {scored} scores:", highlight=False)
         for score, path in sorted(worst, reverse=True):  # a terminal breaks what is longer; copied, it is whole
             shown = f"  {score:<9.5g}  {_end(path, console.width - 13)}"
             console.print(shown, highlight=False, markup=False, soft_wrap=True)
