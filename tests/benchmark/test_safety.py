@@ -26,7 +26,7 @@ from zsad.benchmark.results import load
 from zsad.benchmark.run import Options, Runner
 from zsad.cli import main as cli
 from zsad.synthetic import generate
-from zsad.weights.files import LockedError, locked
+from zsad.weights.lock import LockedError, locked
 
 COMMAND = [sys.executable, "-c", "import sys; from zsad.cli.main import main; sys.exit(main(sys.argv[1:]))"]
 
@@ -159,7 +159,7 @@ def test_a_second_benchmark_into_one_folder_is_refused(tmp_path: Path, capsys: p
         [
             sys.executable,
             "-c",
-            "import sys, pathlib; from zsad.weights.files import locked\n"
+            "import sys, pathlib; from zsad.weights.lock import locked\n"
             "with locked(pathlib.Path(sys.argv[1]), 'zsad benchmark'): print('held', flush=True); sys.stdin.read()",
             str(out),
         ],

@@ -28,6 +28,7 @@ from zsad.clip.tensor_store import tensor_key
 from zsad.datamodules import BenchmarkDataModule
 from zsad.datamodules.base import batches
 from zsad.inference import adapters, find_device
+from zsad.inference.files import sha256
 from zsad.methods import Method
 from zsad.methods.aaclip.fusion import FUSION, fused_scores
 from zsad.methods.evaluation import Evaluation
@@ -280,7 +281,7 @@ class Runner:
         learned = None
         if weights is not None:
             on = getattr(method, "trained_on", None)
-            learned = {"file": weights.name, "sha256": _file_hash(weights), "on": on}
+            learned = {"file": weights.name, "sha256": sha256(weights), "on": on}
         return {
             "backbone": {
                 "name": method.clip.name,
@@ -368,10 +369,6 @@ def _without_backbone(options: Any) -> dict[str, Any]:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, list, tuple, dict, type(None)))
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 __all__ = ["METRICS", "Options", "Runner", "TrainingDataError", "cells_of", "git_commit", "is_done", "versions"]

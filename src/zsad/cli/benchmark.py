@@ -20,7 +20,7 @@ from zsad.benchmark.run import Options, Runner, cells_of, is_done
 from zsad.cli.arguments import Parser
 from zsad.cli.interrupt import signals_interrupt
 from zsad.methods import list_methods
-from zsad.weights.files import locked
+from zsad.weights.lock import locked
 
 _SHARE = "ZSAD_BENCHMARK_SHARE"  # "index/number" of a process of --jobs
 

@@ -232,7 +232,7 @@ def _show(report: CheckReport, console: Console) -> None:
     sizes = Counter((row["width"], row["height"]) for row in report.images if row["width"])
     if sizes:
         (width, height), often = sizes.most_common(1)[0]
-        console.print(f"{len(report.images)} images of {len(sizes)} sizes, most often {width} x {height} ({often}).")
+        console.print(f"{len(report.images)} images of {len(sizes)} size(s), most often {width} x {height} ({often}).")
     problems = [
         ("other numbers than the papers", report.count_differences),
         ("unreadable", [f"{one['file']}: {one['error']}" for one in report.unreadable]),
