@@ -1,3 +1,4 @@
+import inspect
 import io
 import json
 import re
@@ -89,6 +90,18 @@ def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, scoring.Out
     values = {name: one.metrics.mean["pixel_auroc"] for name, one in outcomes.items()}
     assert values["clip"] > max(values["centre prior"], values["colour outlier"])
     assert "clip (" not in tables.below_trivial({"clip": clip, **outcomes}).partition("pixel AUROC")[2]
+
+
+def test_rows_have_their_own_options_but_for_those_that_are_said() -> None:
+    rows = scoring.rows_of(load_clip("zsad-mini"))
+    for name, method in rows.items():
+        own = {option: one.default for option, one in inspect.signature(type(method)).parameters.items()}
+        given = {"adapter"} if name == "AnoVL, adapted" else set()
+        for option, value in method.hparams.items():
+            if value != own.get(option, value) and option not in {"backbone", *given}:
+                assert f"{name}: {option}={value:g} (its own: {own[option]:g})" in scoring.chosen_options()
+                given.add(option)
+        assert given == set(scoring.CHOSEN.get(name, {})) | ({"adapter"} if name == "AnoVL, adapted" else set())
 
 
 def test_training_free_means_without_a_loss() -> None:

@@ -94,3 +94,9 @@ def test_bad_arguments_are_refused_at_once(options: dict[str, object], message: 
 def test_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match="parts 'train' and 'test', got 'val'"):
         Synthetic().dataset("val")
+
+
+def test_the_share_of_defective_pictures_is_that_of_the_test_alone() -> None:
+    data = Synthetic(images=200, train_images=112, defective=0.2)
+    assert sum(record.label for record in data.select("test")) == 40
+    assert sum(record.label for record in data.select("train")) == 56

@@ -29,6 +29,19 @@ def test_split_holds_its_classes_and_defects_in_equal_shares(split: Split) -> No
     assert len({spec.seed for spec in specs}) == n
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.3, 0.7, 1.0])
+def test_a_share_of_each_class_is_defective_early_and_late(share: float) -> None:
+    specs = split_specs("held-out both", 800, defective=share)
+    for name in HELD_OUT_CLASSES:
+        kinds = [spec.defect for spec in specs if spec.class_name == name]
+        assert sum(map(bool, kinds)) == round(80 * share)
+        assert sum(map(bool, kinds[:40])) == round(40 * share)
+        if share:
+            assert set(kinds) - {""} == set(HELD_OUT_DEFECTS)
+    with pytest.raises(ValueError, match=r"defective is a share in \[0, 1\], got 24"):
+        split_specs("seen", 120, defective=24)
+
+
 def test_a_longer_list_begins_with_the_shorter_one() -> None:
     assert split_specs("held-out both", 50)[:20] == split_specs("held-out both", 20)
 

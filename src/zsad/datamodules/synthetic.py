@@ -39,6 +39,7 @@ class Synthetic(BenchmarkDataModule):
         split: Pictures to test on: of classes and defects that zsad-mini has seen, or not (``"held-out both"``).
         images: Number of test pictures.
         train_images: Number of training pictures.
+        defective: Share of the test pictures of each class that have a defect.
         seed: In 0..999999; another seed gives other pictures of the same kind, and another draw of shots.
         train_split: ``"train"`` for the fresh pictures; ``"test"`` would train on the pictures of the test.
         **options: Those of :class:`~zsad.datamodules.base.BenchmarkDataModule`, but ``root``: there are no files.
@@ -57,14 +58,16 @@ class Synthetic(BenchmarkDataModule):
         train_images: int = 400,
         seed: int = 0,
         train_split: str = "train",
+        defective: float = 0.5,
         **options: Any,
     ) -> None:
-        split_specs(split, images, seed)  # raises on what is out of range, before a class is looked for
+        split_specs(split, images, seed, defective)  # raises on what is out of range, before a class is looked for
         split_specs("seen", train_images, seed)
         # in the place of a folder: a name for the pictures of the test, by which a checkpoint knows its source again
         super().__init__(Path("synthetic", split, f"{seed:06d}"), seed=seed, train_split=train_split, **options)
         self.split: Split = split
         self.images = images
+        self.defective = defective
         self.train_images = train_images
 
     @property
@@ -80,7 +83,7 @@ class Synthetic(BenchmarkDataModule):
         """
         if split not in ("train", "test"):
             raise ValueError(f"The synthetic benchmark has the parts 'train' and 'test', got '{split}'.")
-        specs = split_specs(self.split, self.images, self.seed)
+        specs = split_specs(self.split, self.images, self.seed, self.defective)
         if split == "train":
             specs = split_specs("seen", self.train_images, (self.seed + 1) % _SEEDS)
         for class_name, defect, seed in specs:

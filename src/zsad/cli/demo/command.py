@@ -9,7 +9,7 @@ from rich.console import Console
 
 from zsad.cli.arguments import Parser
 from zsad.cli.demo import comparison, product
-from zsad.cli.demo.scoring import run, training_free
+from zsad.cli.demo.scoring import rows_of, run
 from zsad.cli.demo.steps import steps
 from zsad.cli.demo.story import tell
 from zsad.cli.demo.tables import plain, show
@@ -17,7 +17,6 @@ from zsad.cli.demo.training import train
 from zsad.clip import load_clip
 from zsad.clip.loading import MINI
 from zsad.inference import find_device
-from zsad.methods import AnoVL
 from zsad.report import page
 from zsad.synthetic import split_samples
 
@@ -54,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     device = find_device(args.device)
     clip = load_clip(MINI).to(device)
     samples = split_samples("held-out both", args.images, args.seed)
-    methods = {kind.__name__: kind(backbone=clip).to(device) for kind in training_free().values()}
-    methods["AnoVL, adapted"] = AnoVL(clip, adapter="text").to(device)
+    methods = {name: method.to(device) for name, method in rows_of(clip).items()}
     if args.train:
         methods |= {name: model.to(device) for name, model in train(clip, args.out, args.seed, console).items()}
     with console.status("") as status:

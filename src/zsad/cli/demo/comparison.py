@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zsad.cli.demo.scoring import TRIVIAL, Outcome
+from zsad.cli.demo.scoring import CHOSEN, TRIVIAL, Outcome, chosen_options
 from zsad.cli.demo.shown import chosen
 from zsad.cli.demo.tables import METRICS, below_trivial, class_rows, mean_rows, title
 from zsad.images.overlay import outline, overlay
@@ -34,6 +34,8 @@ def parts(folder: Path, outcomes: Mapping[str, Outcome], samples: Sequence[Synth
     made.append(page.table(["", *METRICS, "seconds"], mean_rows(outcomes), caption, aside))
     if sentence := below_trivial(outcomes):
         made.append(page.paragraph(sentence, "note"))
+    if CHOSEN.keys() <= outcomes.keys():
+        made.append(page.paragraph(chosen_options(), "quiet"))
     for metric in ("image_auroc", "pixel_auroc"):
         made.append(page.heading(f"{title(metric)} per class"))
         made.append(page.table(["class", *outcomes], class_rows(outcomes, metric), "Per cent"))

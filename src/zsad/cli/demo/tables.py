@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from zsad.cli.demo.scoring import TRIVIAL, Outcome
+from zsad.cli.demo.scoring import CHOSEN, TRIVIAL, Outcome, chosen_options
 from zsad.report.terminal import tables
 
 METRICS = {
@@ -71,6 +71,8 @@ def show(outcomes: Mapping[str, Outcome], console: Console) -> None:
         print_whole(console, what, ["class", *outcomes], class_rows(outcomes, metric))
     if sentence := below_trivial(outcomes):
         console.print(f"[yellow]{sentence}[/yellow]")
+    if CHOSEN.keys() <= outcomes.keys():
+        console.print(chosen_options(), highlight=False)
 
 
 def plain(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
