@@ -21,10 +21,11 @@ from zsad.cli.main import main
 from zsad.decision import CardError
 from zsad.deploy import ExportError, Runtime, export
 from zsad.deploy.exporting import Verification
-from zsad.deploy.folder import FolderError, sha256
+from zsad.deploy.folder import FolderError
 from zsad.deploy.graph import Graph, obstacle
 from zsad.deploy.onnx_file import trace
 from zsad.deploy.verify import VerificationError, compare, prove
+from zsad.inference.files import sha256
 from zsad.methods import METHODS, list_methods
 
 NO_GRAPH = {
