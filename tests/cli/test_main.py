@@ -89,6 +89,8 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
             "That folder does not exist",
         ),
         (["fit", "--model", "CLIP", *MINI, "--data", "Synthetic", "--data.images", "10"], "CLIP is training-free"),
+        (["export", "--out", "{tmp}/out", "--words", "no/such"], "No such file or directory: 'no/such'."),
+        (["calibrate", "{tmp}", "--out", "c.json", "--alpha", "2"], "--alpha must be a share of good parts between 0"),
     ],
 )
 def test_users_errors_are_one_message_and_status_2(
@@ -103,6 +105,7 @@ def test_users_errors_are_one_message_and_status_2(
     shown = capsys.readouterr().err
     assert "zsad: error: " in shown
     assert message in shown.partition("zsad: error: ")[2]
+    assert "[Errno" not in shown
     assert "Traceback" not in shown
 
 

@@ -181,6 +181,8 @@ def _one_class(
 def _rule(args: argparse.Namespace) -> Rule:
     if args.rule is not None and args.alpha is not None:
         raise ValueError(f"--alpha {args.alpha:g} beside --rule {args.rule}: write --rule far={args.alpha:g}.")
+    if args.alpha is not None and not 0 < args.alpha < 1:
+        raise ValueError(f"--alpha must be a share of good parts between 0 and 1, got {args.alpha:g}.")
     rule = Rule.read(args.rule if args.rule is not None else f"far={0.05 if args.alpha is None else args.alpha!r}")
     if rule.name not in ("far", "any") and not args.anomalous:
         raise ValueError(f"The rule {rule} needs normal and anomalous images: give --anomalous, or take --alpha 0.05.")

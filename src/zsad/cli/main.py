@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         if debug or _is_users(error):
-            return _fail(spoken(args[0], str(error) or type(error).__name__))
+            return _fail(spoken(args[0], _sentence(error)))
         raise
 
 
@@ -102,6 +102,13 @@ def _is_users(error: Exception) -> bool:
     from zsad.methods import CheckpointError
 
     return isinstance(error, (ValueError, TypeError, OSError, CheckpointError, MisconfigurationException))
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; of one that the system raised, without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename and type(error).__str__ is OSError.__str__:
+        return f"{error.strerror}: '{error.filename}'."
+    return str(error) or type(error).__name__
 
 
 def _fail(message: str) -> int:
