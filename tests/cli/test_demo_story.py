@@ -17,6 +17,7 @@ from zsad.cli.demo.steps import rows, steps
 from zsad.cli.demo.story import Step, run, tell
 from zsad.decision import Card
 from zsad.report import page
+from zsad.synthetic import generate
 
 GOOD, NEW = 24, 30
 
@@ -71,7 +72,7 @@ def test_regions_of_the_page_are_those_of_the_exported_file(drawn: product.Produ
 
 def test_defects_of_the_large_photo_are_where_its_truth_says(drawn: product.Product) -> None:
     seed = product._SEEDS + GOOD + NEW
-    clean = product.generate(product.CLASS, "", seed, product.PHOTO).image.astype(int)
+    clean = generate(product.CLASS, "", seed, product.PHOTO).image.astype(int)
     photo = np.asarray(Image.open(drawn.photo)).astype(int)
     changed = np.abs(photo - clean).max(axis=2) > 0
     assert ndimage.label(drawn.marked)[1] >= 2
