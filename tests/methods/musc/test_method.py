@@ -354,6 +354,20 @@ def test_pictures_from_memory_do_not_see_themselves(tiny: Clip, photos: Path) ->
     assert pictures == pytest.approx(from_files, abs=1e-6)
 
 
+def test_files_and_their_folder_are_the_same_images(tiny: Clip, photos: Path) -> None:
+    """A panel of files is known by their whole paths, a folder's images by those below it; nobody sees itself."""
+    model = load_model("musc", tiny, device="cpu")
+    model.fit_panel(sorted(photos.rglob("*.png")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SamePixelsWarning)
+        of_folder, of_files = (
+            {one.image_path: one.pred_score for one in model.predict(given) if one.error is None}
+            for given in (photos, sorted(photos.rglob("*.png")))
+        )
+    assert of_folder == of_files
+    assert len(of_files) == len(PATHS)
+
+
 def test_tomorrows_images_meet_todays_panel(tiny: Clip, photos: Path, tmp_path: Path) -> None:
     model = load_model("musc", tiny, device="cpu", panel=8)
     panel = model.fit_panel(photos)

@@ -88,9 +88,8 @@ class Panel:
             return None
         found = self._place.get((relative_key(path, self.root), digest))
         if found is None and not self.root:  # nobody said where the panel's images lie: compare the ends of the paths
-            parts = PurePath(path).parts
-            tails = ((str(PurePath(*parts[first:])), digest) for first in range(1, len(parts)))
-            found = next((self._place[tail] for tail in tails if tail in self._place), None)
+            same = ((place, key) for (key, pixels), place in self._place.items() if pixels == digest)
+            found = next((place for place, key in same if _end_alike(key, path)), None)
         return found
 
     def holds_pixels(self, digest: str) -> str | None:
@@ -216,6 +215,13 @@ def relative_key(path: str, root: str | Path = "") -> str:
         except ValueError:
             path = str(path)
     return path.replace(os.sep, "/")
+
+
+def _end_alike(key: str, path: str) -> bool:
+    """Return whether one of two paths is the end of the other: the same file, named from two folders."""
+    one, other = PurePath(key).parts, PurePath(path).parts
+    number = min(len(one), len(other))
+    return one[-number:] == other[-number:]
 
 
 # ---- groups
