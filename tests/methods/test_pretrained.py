@@ -27,6 +27,7 @@ from zsad.weights.hub import fetch_from_hub
 from zsad.weights.registry import SourceFile
 
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
+HUB = "https://huggingface.co"
 
 
 class Hub(ThreadingHTTPServer):
@@ -86,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
                 one = json.loads(line)
                 if one["key"] == "file":
                     self.server.files[repository][one["value"]["path"]] = base64.b64decode(one["value"]["content"])
-            self._json(200, {"commitUrl": f"{self.server.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT})
+            # the Hub's own address: older clients read no other
+            self._json(200, {"commitUrl": f"{HUB}/{repository}/commit/{COMMIT}", "commitOid": COMMIT})
         else:
             self._json(404, {"error": self.path})
 
@@ -243,7 +245,7 @@ def test_push_and_fetch(hub: Hub, model: AnomalyCLIP, results: Path) -> None:
         model.push_to_hub("me/adapters", token="x", licence="cc-by-4.0")
     assert hub.asked == []
     where = model.push_to_hub("me/adapters", token="x", licence="cc-by-4.0", results=results)
-    assert where == f"{hub.url}/me/adapters/commit/{COMMIT}"
+    assert where == f"{HUB}/me/adapters/commit/{COMMIT}"
     assert hub.private == {"me/adapters": True}
     assert {"adapters.safetensors", "config.json", "README.md"} <= set(hub.files["me/adapters"])
     assert b'checkpoint="hub:me/adapters"' in hub.files["me/adapters"]["README.md"]
