@@ -18,6 +18,7 @@ from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
 from zsad.benchmark.results import read_cell
 from zsad.benchmark.run import Options, Runner, cells_of, is_done
 from zsad.cli.arguments import Parser
+from zsad.cli.cluster_options import add_cluster_options, check_grid, chosen_cluster
 from zsad.cli.interrupt import signals_interrupt
 from zsad.methods import list_methods
 from zsad.weights.lock import locked
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--num-workers", type=int, default=0, metavar="N", help="loader processes (default: %(default)s)"
     )
     result.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, one per GPU if there are GPUs")
+    add_cluster_options(result)
     result.add_argument(
         "--fuse",
         action="store_true",
@@ -91,6 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         KeyboardInterrupt: Ctrl-C, or the process was told to end.
     """
     args = parser().parse_args(arguments)
+    check_grid(args)
     if os.environ.get(_SHARE):
         _end_with_parent()
         return _run(arguments, args)
@@ -135,7 +138,11 @@ def _run(arguments: Sequence[str], args: argparse.Namespace) -> int:
     ]
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("cells", total=len(cells))
-        if args.jobs > 1:
+        if args.engine == "ray":
+            from zsad.scale.grid import run_grid
+
+            run_grid(cells, options, chosen_cluster(args), lambda done: progress.update(task, completed=done))
+        elif args.jobs > 1:
             _parallel(arguments, args, cells, options, lambda done: progress.update(task, completed=done))
         else:
 

@@ -12,6 +12,7 @@ from zsad.cli.words import speaking, spoken
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("zsad.cli.demo", "take a generated product from good parts to the line, then compare all methods"),
     "score": ("zsad.cli.score", "score every image of a folder, with heat maps; goes on where it stopped"),
+    "collect": ("zsad.cli.collect", "make the files of a run of the rows that a cluster wrote"),
     "calibrate": ("zsad.cli.calibrate", "make a card of good parts: which scores are unusual, and how sure that is"),
     "drift": ("zsad.cli.drift", "tell changed images from more defects, in the scores of a run"),
     "export": ("zsad.cli.export", "write a model as a folder that needs no torch, with its proof"),

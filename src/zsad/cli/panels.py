@@ -61,6 +61,8 @@ class Comparison:
             if args.panel is not None:
                 raise PanelError(f"--panel is for methods that compare images; {type(method).__name__} has no panel.")
             return
+        if isinstance(args.out, str) and args.panel is None:
+            raise PanelError(f"A panel is drawn into a folder, --out {args.out} is an address: add --panel FILE.")
         say = lambda text: console.print(text, highlight=False)  # noqa: E731
         if args.panel is not None and len(classes) > 1:
             raise PanelError(f"--panel '{args.panel}' holds images of one class, to be scored are {list(classes)}.")
@@ -110,6 +112,6 @@ def _panel_of(
     say: Callable[[str], object],
 ) -> FolderPanel:
     if len(classes) == 1:
-        return FolderPanel(method, files, args.out, name, say)
+        return FolderPanel(method, files, Path(args.out), name, say)
     own = [one for one in files if (one.class_name or args.class_name) == name]
     return FolderPanel(method, own, args.out / "panels" / quote(name, safe=" "), name, say)

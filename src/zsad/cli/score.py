@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from zsad import __version__
+from zsad.cli.cluster_options import check_engine
 from zsad.cli.drift import recalibrate
 from zsad.cli.explain import OWN, Explanations
 from zsad.cli.exported import open_exported
@@ -57,8 +58,14 @@ def main(arguments: Sequence[str]) -> int:
     if args.format == "parquet":
         require_parquet()  # before anything is scored
     check_watching(args)
+    check_engine(args)
     naming = None if args.class_name_from is None else ClassNames(args.class_name_from)
-    files = FileList(args.paths, args.exclude, args.out, args.slices, naming)
+    if args.engine == "ray":
+        from zsad.cli.on_cluster import list_files, score_on_cluster
+
+        files = list_files(args, naming)
+    else:
+        files = FileList(args.paths, args.exclude, args.out, args.slices, naming)
     _tell_passed(console, files)
     if not len(files) and not args.watch:
         raise FileNotFoundError(f"No images under {', '.join(map(repr, args.paths))}.")
@@ -85,11 +92,15 @@ def main(arguments: Sequence[str]) -> int:
             "Leave out --backbone for real work.[/yellow]"
         )
     method = model.method if isinstance(model, Predictor) else None
-    explanations = Explanations(args.explain, model, args.out, args.overlay_size)
     if said := notices.seen_before(getattr(method, "trained_on", ()), args.paths):
         console.print(said, style="yellow", markup=False)
     one_class = classes[0] if len(classes) == 1 and naming is None else None  # with a rule others may come
     settings = _settings(args, model, one_class) | comparison.settings()
+    if args.engine == "ray":
+        assert isinstance(model, Predictor)  # an exported one was refused
+        settings |= {"page": page_settings(card, args.mm_per_pixel)}
+        return score_on_cluster(args, arguments, model, files, settings, scale, comparison, console)
+    explanations = Explanations(args.explain, model, args.out, args.overlay_size)
     maps = None if args.maps is None else RawMaps(args.maps, args.map_size)
     model.keeps_maps = maps is not None
     unit = 1 if args.watch else args.batch_size  # files come one by one: no batch is to be put together again

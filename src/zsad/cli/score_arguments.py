@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from zsad.cli.arguments import Parser
+from zsad.cli.cluster_options import add_cluster_options, folder_or_address
 from zsad.cli.explain import add_explain_option
 from zsad.cli.exported import add_exported_options
 from zsad.cli.look_options import add_look_options
@@ -31,7 +32,13 @@ def parser() -> argparse.ArgumentParser:
         help="image files, folders (to every depth), patterns and manifests (CSV, JSON lines, Parquet with path, "
         "class_name, roi, ignore_mask, group)",
     )
-    made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results; never an input")
+    made.add_argument(
+        "--out",
+        required=True,
+        type=folder_or_address,
+        metavar="DIR",
+        help="folder for the results; never an input; with --engine ray also an address (s3://...)",
+    )
     add_model_options(made)
     add_exported_options(made)
     add_look_options(made)
@@ -58,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=min(4, os.cpu_count() or 1),
         help="threads that read images ahead, and write behind",
+    )
+    add_cluster_options(made)
+    made.add_argument(
+        "--block", type=int, metavar="N", help="with --engine ray: images that become durable together (default: 1000)"
     )
     made.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda:0', 'mps' (default: %(default)s)")
     made.add_argument(

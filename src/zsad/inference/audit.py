@@ -4,7 +4,7 @@ import getpass
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -31,10 +31,14 @@ class Audit:
     Args:
         folder: Of the rows; without rows there is no line.
         command: As it was typed, from ``zsad`` on.
+        counts: Counts the rows, where they are not in ``scores.jsonl``.
     """
 
-    def __init__(self, folder: Path, command: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, command: Sequence[str], counts: Callable[[], Mapping[str, int]] | None = None
+    ) -> None:
         self.folder, self.command = folder, list(command)
+        self._counts = counts or (lambda: count(read_rows(folder)))
         self._started = _now()
 
     def __enter__(self) -> Self:
@@ -60,7 +64,7 @@ class Audit:
             "model": {name: settings.get(name) for name in _MODEL},
             "card": (settings.get("calibration") or {}).get("digest"),
             "threshold": settings.get("threshold"),
-            "counts": count(read_rows(self.folder)),
+            "counts": self._counts(),
         }
         path = self.folder / RUNS
         with naming_disk(path):

@@ -1,0 +1,109 @@
+"""Images per second of ``zsad score`` with and without Ray, its start-up, and what a kill costs.
+
+``python benchmarks/scale_speed.py --images 300 3000 --engine local ray`` times whole commands on small pictures with
+zsad-mini; ``--kill 10`` kills the driver after so many seconds of rows and starts it again.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from PIL import Image
+from pyarrow import parquet
+from rich.console import Console
+
+from zsad.synthetic import generate
+
+_DIFFERENT = 200
+
+
+def fill(folder: Path, images: int) -> Path:
+    """Write 200 small pictures under as many names as there are images, and a list of them."""
+    for number in range(images):
+        path = folder / f"{number:06d}.png"
+        if number < _DIFFERENT:
+            Image.fromarray(generate("coin", "hole" if number % 3 == 0 else "", seed=number).image).save(path)
+        else:
+            os.link(folder / f"{number % _DIFFERENT:06d}.png", path)
+    listed = folder / "list.csv"
+    listed.write_text("path\n" + "".join(f"{number:06d}.png\n" for number in range(images)), encoding="utf-8")
+    return listed
+
+
+def command(listed: Path, out: Path, engine: str, workers: int, block: int) -> list[str]:
+    """Return the command; heat maps are left out, so that the engines are compared."""
+    given = [
+        *("--out", str(out), "--method=clip", "--backbone=zsad-mini", "--class-name=coin", "--device=cpu"),
+        *("--no-overlays", "--no-page"),
+    ]
+    cluster = [f"--engine={engine}", f"--workers={workers}", f"--block={block}"] if engine == "ray" else []
+    return [sys.executable, "-m", "zsad", "score", str(listed), *given, *cluster]
+
+
+def durable(out: Path) -> int:
+    """Return the rows that a job has marked as done."""
+    marks = [path for path in (out / "checkpoint").glob("*.parquet") if "pending" not in path.name]
+    return sum(parquet.read_metadata(path).num_rows for path in marks)
+
+
+def timed(given: list[str], out: Path) -> dict[str, float]:
+    """Return the seconds of a command, and those until its first rows were there."""
+    started, first = time.monotonic(), None
+    process = subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        rows = out / "scores.jsonl"
+        if first is None and (durable(out) or (rows.exists() and rows.stat().st_size)):
+            first = time.monotonic() - started
+        time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError(f"{given} ended with {process.returncode}.")
+    return {"seconds": round(time.monotonic() - started, 2), "first_rows": round(first or 0.0, 2)}
+
+
+def killed(given: list[str], out: Path, after: float) -> dict[str, Any]:
+    """Kill a job some seconds after its first rows, start it again, and return what was kept and how long both took."""
+    process = subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not durable(out) and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = durable(out)
+    again = timed(given, out)
+    return {"durable_when_killed": kept, "rows_at_the_end": durable(out), "again": again["seconds"]}
+
+
+def main() -> None:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[300, 3000])
+    parser.add_argument("--engine", nargs="+", choices=("local", "ray"), default=["local", "ray"])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--block", type=int, default=1000)
+    parser.add_argument("--kill", type=float, metavar="SECONDS", help="kill the driver so long after the first rows")
+    args = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    for images in args.images:
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            listed = fill(folder, images)
+            for engine in args.engine:
+                given = command(listed, folder / engine, engine, args.workers, args.block)
+                if args.kill is not None:
+                    found.append({"images": images, **killed(given, folder / engine, args.kill)})
+                    continue
+                took = timed(given, folder / engine)
+                speed = round(images / took["seconds"], 1)
+                found.append({"images": images, "engine": engine, **took, "images_per_second": speed})
+    Console(soft_wrap=True).print_json(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
