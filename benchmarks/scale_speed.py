@@ -81,7 +81,7 @@ def killed(given: list[str], out: Path, after: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print JSON."""
+    """Measure and print a line of JSON for each measurement, as it ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[300, 3000])
     parser.add_argument("--engine", nargs="+", choices=("local", "ray"), default=["local", "ray"])
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=1000)
     parser.add_argument("--kill", type=float, metavar="SECONDS", help="kill the driver so long after the first rows")
     args = parser.parse_args()
-    found: list[dict[str, Any]] = []
+    console = Console(soft_wrap=True)
     for images in args.images:
         with TemporaryDirectory() as name:
             folder = Path(name)
@@ -97,12 +97,13 @@ def main() -> None:
             for engine in args.engine:
                 given = command(listed, folder / engine, engine, args.workers, args.block)
                 if args.kill is not None:
-                    found.append({"images": images, **killed(given, folder / engine, args.kill)})
+                    lost = killed(given, folder / engine, args.kill)
+                    console.print_json(json.dumps({"images": images, **lost}), indent=None)
                     continue
                 took = timed(given, folder / engine)
                 speed = round(images / took["seconds"], 1)
-                found.append({"images": images, "engine": engine, **took, "images_per_second": speed})
-    Console(soft_wrap=True).print_json(json.dumps(found))
+                said = {"images": images, "engine": engine, **took, "images_per_second": speed}
+                console.print_json(json.dumps(said), indent=None)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ def ray() -> Iterator[Any]:
     """Ray with six logical slots on whatever cores there are."""
     from zsad.scale.cluster import require_ray
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 of Ray's own starves on a machine that is busy
     found = require_ray()
     found.init(num_cpus=6, include_dashboard=False, object_store_memory=FEW_BYTES, log_to_driver=False)
     yield found
