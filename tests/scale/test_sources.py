@@ -14,9 +14,9 @@ from pyarrow import parquet
 
 from zsad import load_model
 from zsad.decision import Card
-from zsad.functional.tiling import Tiles
 from zsad.images.listing import Found
 from zsad.images.manifest import ManifestError, inputs
+from zsad.images.tiling import Tiles
 from zsad.inference import Predictor, Result
 from zsad.scale.places import Place
 from zsad.scale.sources import gathered
