@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -40,21 +39,31 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "ZSAD_CACHE": str(folder / "cache"), **more}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 @pytest.mark.parametrize("metrics", ["exact", "binned"])
 def test_metrics_of_three_processes_are_those_of_one(data: Path, tmp_path: Path, metrics: str) -> None:
-    found: list[dict[str, Any]] = []
-    for several in (["--trainer.devices=1"], ["--trainer.devices=3", "--trainer.strategy=ddp_fork"]):
-        out = tmp_path / str(len(found))
-        given = [*arguments(data, "test", "CLIP"), f"--model.metrics={metrics}", "--data.batch_size=1", *several]
-        assert cli.main([*given, f"--out={out}"]) == 0
-        found.append(json.loads((out / "result.json").read_text(encoding="utf-8")))
+    given = [*arguments(data, "test", "CLIP"), f"--model.metrics={metrics}", "--data.batch_size=1"]
+    assert cli.main([*given, "--trainer.devices=1", f"--out={tmp_path / 'one'}"]) == 0
+    several = ["--trainer.devices=3", "--trainer.strategy=ddp", f"--out={tmp_path / 'three'}"]
+    command = [sys.executable, "-m", "zsad", *given, *several]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment(tmp_path)
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [json.loads((tmp_path / name / "result.json").read_text(encoding="utf-8")) for name in ("one", "three")]
     one, three = ({"mean": result["mean"], **result["per_class"]} for result in found)
     assert one.keys() == three.keys() == {"mean", "coin", "gear"}
     for name, values in one.items():
         assert values, name
         assert three[name] == (values if metrics == "binned" else pytest.approx(values, abs=1e-12))
     assert found[0]["images"] == found[1]["images"]
+
+
+def test_processes_that_keep_their_results_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(data, "test", "CLIP")
+    assert cli.main([*given, "--trainer.devices=2", "--trainer.strategy=ddp_fork"]) == 2
+    assert "ddp_fork leaves what was found in processes that end with the run" in capsys.readouterr().err
 
 
 def test_torchrun_starts_the_processes(data: Path, tmp_path: Path) -> None:

@@ -158,6 +158,12 @@ class ZsadCLI(LightningCLI):
         if self.subcommand == "fit" and untold and isinstance(self.model, TrainedMethod):
             kwargs["max_epochs"] = self.model.published_epochs
         trainer: Trainer = super().instantiate_trainer(**kwargs)
+        strategy = str(given.get("strategy"))
+        if self.subcommand in ("test", "validate") and any(word in strategy for word in ("spawn", "fork", "notebook")):
+            raise ValueError(
+                f"--trainer.strategy {strategy} leaves what was found in processes that end with the run: give "
+                f"--trainer.strategy ddp."
+            )
         if self.subcommand == "predict":
             card = None if self.config.predict.calibration is None else Card.load(self.config.predict.calibration)
             trainer.callbacks.append(MapWriter(self.config.predict.out, card))  # type: ignore[attr-defined]
