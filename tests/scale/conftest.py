@@ -21,7 +21,7 @@ MODEL = ["--method=clip", "--backbone=zsad-mini", "--device=cpu", "--class-name=
 FEW_BYTES = 100 * 2**20
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray() -> Iterator[Any]:
     """Ray with six logical slots on whatever cores there are."""
     from zsad.scale.cluster import require_ray
