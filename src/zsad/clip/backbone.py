@@ -236,7 +236,7 @@ class Clip(nn.Module):
         if wrong:
             raise ValueError(f"'{self.name}' has image blocks 1 to {self.depth}, got layers {sorted(keep)}.")
         blocks = self.model.visual.transformer.resblocks
-        state, kept = run(blocks, _as(blocks, x), step or plain(), keep)
+        state, kept = run(blocks, _as(blocks, x), plain() if step is None else step, keep)
         return _full(state), {number: _full(one) for number, one in kept.items()}
 
     def ln_pre(self, x: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ class Clip(nn.Module):
         length = x.shape[1]
         x = x + self.model.positional_embedding[:length].to(x.dtype)
         blocks = self.model.transformer.resblocks
-        x, _ = run(blocks, _as(blocks, x), step or plain(self.causal_mask[:length, :length]))
+        x, _ = run(blocks, _as(blocks, x), plain(self.causal_mask[:length, :length]) if step is None else step)
         x = full(x)
         return self.model.ln_final(x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)])
 
