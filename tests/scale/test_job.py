@@ -127,8 +127,11 @@ def test_inputs_and_results_at_addresses(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("scores", "checkpoint", "inputs", "overlays", "settings.json")
     }
+    assert cli.main(["collect", out, "--into", str(tmp_path / "here"), "--no-page"]) == 0, "the same run again"
     (tmp_path / "out" / "settings.json").unlink()
-    with pytest.raises(SettingsError, match="holds rows, but no settings"):
+    assert cli.main(["collect", out, "--into", str(tmp_path / "here"), "--no-page"]) == 2
+    assert "holds the rows of another run" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match=r"holds 'scores', .* no settings"):
         score(pictures, tmp_path / "out", model, "coin")
 
 
@@ -152,9 +155,34 @@ def test_what_is_refused_before_anything_is_scored(
         (["--engine=ray", "--relative"], "--relative needs the run of one machine"),
         (["--engine=ray", "--explain=transmm"], "--explain transmm needs the run of one machine"),
         (["--engine=ray", "--format=parquet"], "writes Parquet anyway"),
+        (["--engine=ray", "--watch"], "--watch needs the run of one machine"),
+        (["--engine=ray", "--threshold=0.5", "--on-anomaly=true"], "--on-anomaly needs the run of one machine"),
         (["--workers=2"], "--workers is about --engine ray"),
         (["--out=s3://bucket/out"], "one machine writes into a folder"),
     ):
         assert cli.main([*given, *options]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out4").exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", ["inputs", "checkpoint", "scores"])
+def test_folders_of_other_people_are_not_removed(
+    model: Predictor, pictures: Path, tmp_path: Path, name: str, fresh: bool
+) -> None:
+    shutil.copytree(pictures, tmp_path / name)
+    before = sorted(tmp_path.rglob("*.*"))
+    with pytest.raises(SettingsError, match=rf"holds '{name}', .* use another folder"):
+        score(pictures, tmp_path, model, "coin", fresh=fresh)
+    assert [path for path in sorted(tmp_path.rglob("*.*")) if path.name != ".zsad.lock"] == before
+
+
+def test_a_fresh_job_starts_over(ray: Any, model: Predictor, pictures: Path, tmp_path: Path) -> None:
+    for threshold in (None, 0.5):
+        done = score(
+            pictures, tmp_path, model, "coin", cluster=Cluster(workers=1), overlays=False, threshold=threshold,
+            fresh=threshold is not None,
+        )  # fmt: skip
+        assert done.rows == 13
+    collect(tmp_path, page=False)
+    assert {row.label is None for row in read(tmp_path).values() if row.error is None} == {False}

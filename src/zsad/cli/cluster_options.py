@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from zsad.scale import Cluster
 
-_ALONE = ("relative", "fdr", "strict", "prune", "model", "slices")
+_ALONE = ("relative", "fdr", "strict", "prune", "model", "slices", "watch", "on_anomaly")
 _OF_RAY = ("address", "workers", "gpus_per_worker", "block")
 
 

@@ -4,12 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from zsad.cli.arguments import Parser
 from zsad.cli.cluster_options import folder_or_address
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="zsad collect",
         description="Make scores.csv, scores.jsonl and index.html of the rows that 'zsad score --engine ray' wrote, in "
         "the order of their paths; 'relabel', 'drift' and the like then work as after a run on one machine.",

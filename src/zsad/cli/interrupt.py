@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -11,23 +11,14 @@ from typing import Any
 @contextlib.contextmanager
 def signals_stop(stop: threading.Event) -> Iterator[None]:
     """Set an event at the first Ctrl-C, SIGTERM or SIGHUP; the second one interrupts as usual."""
-    kept: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.set()
         for one, handler in kept.items():
             signal.signal(one, handler)
 
-    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                kept[number] = signal.signal(number, ask)
-    try:
+    with _handled(("SIGINT", "SIGTERM", "SIGHUP"), ask) as kept:
         yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -37,14 +28,21 @@ def signals_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    with _handled(("SIGTERM", "SIGHUP"), interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(names: Sequence[str], handler: Callable[[int, FrameType | None], None]) -> Iterator[dict[int, Any]]:
+    """Give signals a handler, but those that are ignored; yields, and puts back, what they had."""
     kept: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        for name in names:  # Windows has no SIGHUP
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                kept[number] = signal.signal(number, interrupt)
+                kept[number] = signal.signal(number, handler)
     try:
-        yield
+        yield kept
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        for number, earlier in kept.items():
+            signal.signal(number, earlier)

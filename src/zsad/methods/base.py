@@ -154,11 +154,10 @@ class Method(FewShot, ABC):
         """Return why there is no graph of this method for 'zsad export', and what can be done; None if there is one."""
         return None
 
-    def move(self, device: torch.device) -> Self:
+    def move(self, device: torch.device) -> None:
         """Go to a device with the text vectors, which are then not computed again."""
         text = {name: vectors.to(device) for name, vectors in self._text.items()}
         self.to(device)._text.update(text)
-        return self
 
     def forget_text(self) -> None:
         """Drop the text cache; happens by itself when weights or device change and at every start of a run."""

@@ -1,6 +1,6 @@
 """``zsad collect``: the rows of a job as the files that a run on one machine writes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from zsad.inference.after_run import finish
 from zsad.inference.lock import lock_folder, naming_disk
 from zsad.inference.parquet import PARQUET, require_parquet, rows_of
 from zsad.inference.rows import COLUMNS, Row
-from zsad.inference.settings import write_settings
+from zsad.inference.settings import SettingsError, compare, read_settings, write_settings
 from zsad.report.cells import write_cells
 from zsad.scale.places import Place
 from zsad.scale.worker import ID
@@ -34,6 +34,7 @@ def collect(output: str | Path, into: str | Path | None = None, page: bool = Tru
     Raises:
         FileNotFoundError: There are no rows.
         FolderInUseError: A job, or a run, is writing there.
+        SettingsError: The folder for the files holds the rows of another run.
         ValueError: pyarrow is not installed, or an address is given without a folder for the files.
     """
     place = Place.of(output)
@@ -44,14 +45,26 @@ def collect(output: str | Path, into: str | Path | None = None, page: bool = Tru
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
     try:
-        number = _write(folder, rows)
         known = place.settings()
+        if folder != Path(place.path):
+            _check_same(folder, known or {})
+        number = _write(folder, rows)
         if known is not None and folder != Path(place.path):
             write_settings(folder, known)
         finish(folder, page=page, parquet=parquet or (folder / PARQUET).exists())
     finally:
         lock.release()
     return number
+
+
+def _check_same(folder: Path, known: Mapping[str, Any]) -> None:
+    """Refuse to replace the rows of another run."""
+    try:
+        earlier = read_settings(folder)
+        if earlier is not None:
+            compare(folder, earlier, known)
+    except SettingsError as error:
+        raise SettingsError(f"'{folder}' holds the rows of another run: collect into another folder.") from error
 
 
 def _write(folder: Path, rows: Iterator[Row]) -> int:

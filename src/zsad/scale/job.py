@@ -138,18 +138,26 @@ def _paths(inputs: str | Path | Sequence[str | Path]) -> list[str]:
 
 def _begin(place: Place, now: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
     earlier = None if fresh else place.settings()
-    if earlier is None and not fresh and place.names(SCORES):
-        raise settings.SettingsError(
-            f"'{place.path}' holds rows, but no settings.json that can be read says of what run. Nothing was changed: "
-            f"use another folder, or --fresh to start over."
-        )
     if earlier is None:
-        for name in (SCORES, DONE, INPUTS):
+        there = [name for name in (SCORES, DONE, INPUTS) if place.holds(name)]
+        if there and not (fresh and _is_job(place)):  # they may be somebody's pictures
+            raise settings.SettingsError(
+                f"'{place.path}' holds {', '.join(map(repr, there))}, but no settings.json that says of what job. "
+                f"Nothing was changed: use another folder."
+            )
+        for name in there:
             place.remove(name)
         earlier = {"base": os.getcwd(), **now}
         place.note(earlier, first=not fresh)
     settings.compare(Path(place.path), earlier, now)
     return dict(earlier)
+
+
+def _is_job(place: Place) -> bool:
+    try:
+        return (place.settings() or {}).get("engine") == "ray"
+    except settings.SettingsError:
+        return False
 
 
 def _get_ready(model: Predictor, classes: Sequence[str]) -> None:
@@ -204,7 +212,8 @@ def _run(place: Place, blocks: int, model: Predictor, work: Work, slots: Slots) 
             )
             data.write_parquet(place.inner(SCORES), filesystem=place.arrow(), mode=ray.data.SaveMode.APPEND)
     except ray.exceptions.RayError as error:
-        reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+        lines = str(getattr(error, "cause", None) or error).strip().splitlines()
+        reason = lines[-1] if lines else type(error).__name__
         raise JobError(
             f"The job in '{place.path}' ended early: {reason} Finished blocks stay, the same command goes on."
         ) from error

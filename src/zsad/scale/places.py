@@ -84,10 +84,15 @@ class Place:
         files, inner = system(self.below(folder) if folder else self.path)
         files.makedirs(inner, exist_ok=True)
 
+    def holds(self, folder: str) -> bool:
+        """Return whether it has a folder of that name."""
+        files, inner = system(self.below(folder))
+        return bool(files.exists(inner))
+
     def remove(self, folder: str) -> None:
         """Remove a folder of it, if it is there."""
-        files, inner = system(self.below(folder))
-        if files.exists(inner):
+        if self.holds(folder):
+            files, inner = system(self.below(folder))
             files.rm(inner, recursive=True)
 
     @contextmanager
