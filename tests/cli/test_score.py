@@ -21,11 +21,11 @@ from zsad.cli.score import main
 from zsad.cli.score_arguments import read_scale, read_window
 from zsad.clip import load_clip
 from zsad.images import ImageError
+from zsad.images.cells import read_cells
 from zsad.images.levels import read_count
 from zsad.inference import Predictor, load_model
 from zsad.inference.files import outermost
 from zsad.inference.settings import SettingsError
-from zsad.report.cells import read_cells
 from zsad.synthetic import generate
 
 COUNT = 14

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from zsad.datamodules.manifest import read_manifest
+from zsad.images.cells import write_cells
 from zsad.images.manifest import ManifestError, inputs, is_manifest, listed
-from zsad.report.cells import write_cells
 
 ROWS: list[dict[str, Any]] = [
     {"path": "b/1.png", "class_name": "screw", "roi": "10%,10%,80%,80%", "ignore_mask": None, "group": "p1"},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zsad.images.cells import read_cells
 from zsad.inference import Result
 from zsad.inference.files import FileFacts, FileList, identity
 from zsad.inference.lock import FolderInUseError
@@ -20,7 +21,6 @@ from zsad.inference.relabel import MARK, by_threshold, relabel
 from zsad.inference.rows import COLUMNS, JSON_ONLY, Row
 from zsad.inference.settings import SettingsError
 from zsad.inference.writer import GONE, RowWriter, read_rows
-from zsad.report.cells import read_cells
 
 ROWS = [
     Row("a/1.png", 0.25, 1, None),

@@ -11,9 +11,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from tests.metrics.scenes import scene
+from zsad.images.cells import write_cells
 from zsad.metrics import DEFAULT_METRICS, Evaluator, aupro
 from zsad.metrics.folder import EvaluationDataError, evaluate_folder, find_items, read_map
-from zsad.report.cells import write_cells
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 

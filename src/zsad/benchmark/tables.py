@@ -9,8 +9,8 @@ from typing import Any
 from zsad.benchmark.published import lookup
 from zsad.benchmark.results import IMAGE, ORDER, Summary
 from zsad.clip.loading import MINI, RANDOM
+from zsad.images.cells import write_cells
 from zsad.methods import METHODS
-from zsad.report.cells import write_cells
 
 TITLES = {
     "image_auroc": "image AUROC",

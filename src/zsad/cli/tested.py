@@ -14,10 +14,10 @@ from zsad.benchmark.pictures import save_pictures
 from zsad.benchmark.run import git_commit, versions
 from zsad.datamodules import BenchmarkDataModule
 from zsad.datamodules.dataset import describe
+from zsad.images.cells import write_cells
 from zsad.methods import Method
 from zsad.methods.evaluation import ScoredImage
 from zsad.metrics.result import EvaluationResult
-from zsad.report.cells import write_cells
 
 
 def everyones(mine: Sequence[ScoredImage], data: BenchmarkDataModule) -> list[ScoredImage]:

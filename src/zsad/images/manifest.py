@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zsad.images.cells import read_cells
 from zsad.images.fragments import resolved
 from zsad.images.listing import Found, walk
 from zsad.images.where import Roi
-from zsad.report.cells import read_cells
 
 ALIASES = {
     "image_path": ("image_path", "path", "image", "img_path"),

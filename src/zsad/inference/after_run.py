@@ -5,11 +5,11 @@ from pathlib import Path
 
 from zsad.decision.conformal import discoveries_needed, false_discoveries
 from zsad.decision.relative import relative
+from zsad.images.cells import write_cells
 from zsad.inference.index_page import INDEX, write_index
 from zsad.inference.parquet import PARQUET, write_parquet
 from zsad.inference.rows import Row
 from zsad.inference.writer import read_rows
-from zsad.report.cells import write_cells
 
 RELATIVE, FDR = "relative.csv", "fdr.csv"
 

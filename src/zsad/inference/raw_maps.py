@@ -1,13 +1,12 @@
 """Raw anomaly maps beside the rows of a run: needed to evaluate, to relabel with regions, and to cut regions later."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zsad.images.maps import write_map
 from zsad.images.overlay import MAP_FORMATS, MapFormat
 from zsad.inference.overlays import written
 from zsad.inference.result import Result
@@ -21,7 +20,7 @@ class RawMaps:
 
     Args:
         format: ``"npy"`` keeps single precision. ``"tiff16"`` keeps 65,536 levels between the least and the largest
-            value of each map, which stand in the file's description; :func:`zsad.metrics.folder.read_map` undoes it.
+            value of each map, which stand in the file's description; :func:`zsad.images.maps.read_map` undoes it.
         longest: Longer side in pixels, with the picture's proportions; None keeps the model's own size, of which
             regions come out as if they had been looked for at once.
 
@@ -47,7 +46,7 @@ class RawMaps:
             name: Path of the map without its ending, below the run's folder.
         """
         name = f"{name}.{'npy' if self.format == 'npy' else 'tiff'}"
-        wrong = written(folder / name, f"map '{name}'", lambda path: _save(path, self.of(result)))
+        wrong = written(folder / name, f"map '{name}'", lambda path: write_map(path, self.of(result)))
         return {"map": name} if wrong is None else {"error": wrong}
 
     def of(self, result: Result) -> NDArray[np.float32]:
@@ -58,16 +57,3 @@ class RawMaps:
         height, width = result.source_size or own.shape
         scale = self.longest / max(height, width)
         return result.enlarge(own, (max(1, round(height * scale)), max(1, round(width * scale))))
-
-
-def _save(path: Path, values: NDArray[np.float32]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, values)
-        return
-    import tifffile
-
-    low, high = float(values.min()), float(values.max())
-    levels = np.rint((values.astype(np.float64) - low) * (65535 / (high - low) if high > low else 0)).astype(np.uint16)
-    about: dict[str, Any] = {"zsad_map": 1, "low": low, "high": high}
-    tifffile.imwrite(path, levels, description=json.dumps(about), photometric="minisblack", metadata=None)

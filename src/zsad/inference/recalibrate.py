@@ -13,9 +13,9 @@ from zsad.decision import Card, CardError, Region
 from zsad.decision.entry import RegionRule
 from zsad.decision.regions import calibrated_regions
 from zsad.functional.maps import upsample
+from zsad.images.maps import read_map
 from zsad.images.where import told
 from zsad.inference.rows import Row
-from zsad.metrics.folder import read_map
 
 
 def card_settings(card: Card, class_name: str | None) -> dict[str, Any]:
@@ -107,12 +107,12 @@ def map_of(row: Row, folder: Path) -> NDArray[np.float32] | None:
     """Return the raw map of a row at the size of the picture, (height, width); None if the run kept none.
 
     Raises:
-        EvaluationDataError: The file of the map cannot be read.
+        ImageError: The file of the map cannot be read.
     """
     path = None if row.map is None else folder / row.map
     if path is None or not path.is_file() or row.width is None or row.height is None:
         return None
-    values = read_map(path).to(torch.float32)
+    values = torch.from_numpy(read_map(path)).to(torch.float32)
     if values.shape != (row.height, row.width):
         values = upsample(values[None], (row.height, row.width))[0]
     return values.numpy()

@@ -8,11 +8,11 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
+from zsad.images.cells import write_cells
 from zsad.inference import settings
 from zsad.inference.lock import lock_folder, naming_disk
 from zsad.inference.result import label_of
 from zsad.inference.rows import COLUMNS, Row
-from zsad.report.cells import write_cells
 
 MARK = "relabel.part"
 """File that lies in a folder while its rows get other labels."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsad.images.cells import write_cells
 from zsad.images.fragments import split
 from zsad.inference import relabel, settings
 from zsad.inference.files import FileFacts, FileList, contains, digest, identity, sha256
 from zsad.inference.lock import lock_folder, naming_disk
 from zsad.inference.rows import COLUMNS, Row
-from zsad.report.cells import write_cells
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -1,8 +1,7 @@
 """Metrics for anomaly maps from anywhere: a folder of maps against a folder of masks."""
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,19 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from zsad.images import IMAGE_EXTENSIONS, load_mask
+from zsad.images import IMAGE_EXTENSIONS, ImageError, load_mask
+from zsad.images import maps as map_files
+from zsad.images.cells import read_cells
 from zsad.metrics import EvaluationResult, Evaluator
-from zsad.report.cells import read_cells
 
 MAP_EXTENSIONS = frozenset({".npy", ".tif", ".tiff", ".png"})
 MASK_EXTENSIONS = MAP_EXTENSIONS | {".bmp", ".gif", ".jpg", ".jpeg"}
 NORMAL_FOLDERS = frozenset({"good", "normal", "ok"})
 """Names of folders whose images have no mask because they are normal."""
 _PASSED_OVER = frozenset({"test", "ground_truth", "maps", "masks", "anomaly_maps"})
-_DESCRIPTION = 270  # tag of a TIFF file
 _ENDINGS = ("_mask", "_map", "_anomaly_map")
 _COLUMNS = {
     "path": ("path", "image_path", "image", "file"),
@@ -229,13 +227,7 @@ def read_map(path: Path) -> Tensor:
     Raises:
         EvaluationDataError: If the file cannot be read or has several channels.
     """
-    values = _read_array(path) if path.suffix.lower() == ".npy" else _read_picture(path)
-    values = _of_levels(path, values).squeeze()
-    if values.ndim != 2 or values.dtype.kind not in "fiub":
-        raise EvaluationDataError(
-            f"'{path}' must hold one number per pixel, got shape {values.shape} of type {values.dtype}."
-        )
-    return torch.from_numpy(values.astype(np.float64 if values.dtype == np.float64 else np.float32))
+    return torch.from_numpy(_read(map_files.read_map, path))
 
 
 def read_mask(path: Path) -> Tensor:
@@ -245,51 +237,18 @@ def read_mask(path: Path) -> Tensor:
         EvaluationDataError: If the file cannot be read or has no two dimensions.
     """
     if path.suffix.lower() != ".npy":
-        try:
-            return torch.from_numpy(np.array(load_mask(path)))
-        except ValueError as error:
-            raise EvaluationDataError(str(error)) from error
-    values = _read_array(path).squeeze()
+        return torch.from_numpy(np.array(_read(load_mask, path)))
+    values = _read(map_files.read_array, path).squeeze()
     if values.ndim != 2:
         raise EvaluationDataError(f"'{path}' must have two dimensions, got shape {values.shape}.")
     return torch.from_numpy(values != 0)
 
 
-def _of_levels(path: Path, values: NDArray[Any]) -> NDArray[Any]:
-    """Undo the levels of ``zsad score --maps tiff16``, whose limits stand in the file's description."""
-    if values.dtype != np.uint16 or path.suffix.lower() not in (".tif", ".tiff"):
-        return values
-    with Image.open(path) as picture:
-        text = str(picture.tag_v2.get(_DESCRIPTION, "") if hasattr(picture, "tag_v2") else "")
+def _read(reader: Callable[[Path], NDArray[Any]], path: Path) -> NDArray[Any]:
     try:
-        about = json.loads(text)
-        low, high = float(about["low"]), float(about["high"])
-        known = about["zsad_map"] == 1
-    except (ValueError, TypeError, KeyError):
-        return values
-    return (low + values.astype(np.float64) * ((high - low) / 65535)).astype(np.float32) if known else values
-
-
-def _read_array(path: Path) -> NDArray[Any]:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise EvaluationDataError(f"Cannot read '{path}': {error}") from error
-
-
-def _read_picture(path: Path) -> NDArray[Any]:
-    try:
-        try:
-            with Image.open(path) as picture:
-                return np.asarray(picture)
-        except UnidentifiedImageError:  # Pillow does not know float64 and some compressed floats
-            if path.suffix.lower() == ".png":
-                raise
-            import tifffile
-
-            return np.asarray(tifffile.imread(path))
-    except Exception as error:  # decoders raise almost any type on damaged data
-        raise EvaluationDataError(f"Cannot read '{path}': {error}") from error
+        return reader(path)
+    except ImageError as error:
+        raise EvaluationDataError(str(error)) from error
 
 
 def _shown(items: list[Item], progress: bool) -> Iterable[Item]:

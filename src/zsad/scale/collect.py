@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zsad.images.cells import write_cells
 from zsad.inference.after_run import finish
 from zsad.inference.lock import lock_folder, naming_disk
 from zsad.inference.parquet import PARQUET, require_parquet, rows_of
 from zsad.inference.rows import COLUMNS, Row
 from zsad.inference.settings import SettingsError, compare, read_settings, write_settings
-from zsad.report.cells import write_cells
 from zsad.scale.places import Place
 from zsad.scale.worker import ID
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from zsad.datamodules.base import BenchmarkDataModule
 from zsad.datamodules.checks import DatasetNotFoundError
 from zsad.datamodules.tools.build import Options, build
-from zsad.report.cells import write_cells
+from zsad.images.cells import write_cells
 from zsad.types import Record
 
 Kind = Literal["meta", "jsonl", "csv"]
