@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import socket
@@ -22,7 +21,7 @@ import open_clip
 import pytest
 import transformers
 
-from zsad.cli.prompts import fill_cache, main
+from zsad.cli.prompts import main
 from zsad.llm import (
     PACKAGED,
     AnswerCache,
@@ -677,11 +676,12 @@ def test_command_fills_the_cache_of_a_benchmark(
 
 def test_command_goes_on_after_a_failure(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.replies = [fail(400, "no such thing"), by_label()]
-    out = io.StringIO()
-    assert fill_cache(["gadget", "widget"], model(server), cache_dir=tmp_path, out=out) == 1
-    assert "gadget" not in out.getvalue()
-    assert "widget, abnormal: 20" in out.getvalue()
-    assert "gadget: http" in capsys.readouterr().err
+    arguments = ["--classes", "gadget", "widget", "--llm", "openai:test-model", "--option", f"base_url={server.url}"]
+    assert main([*arguments, "--option", "retries=0", "--cache-dir", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "gadget" not in shown.out
+    assert "widget, abnormal: 20" in shown.out
+    assert "gadget: http" in shown.err
 
 
 def test_command_refuses_nonsense() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from zsad import __version__
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec
+from zsad.datamodules import Record
 from zsad.inference.files import sha256
-from zsad.types import Record
 
 _SHOWN = 5  # differences in a message
 

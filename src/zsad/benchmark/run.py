@@ -25,7 +25,7 @@ from zsad.benchmark.train import TrainingDataError, source_for, trained
 from zsad.clip import Clip
 from zsad.clip.backbone import Precision
 from zsad.clip.tensor_store import tensor_key
-from zsad.datamodules import BenchmarkDataModule
+from zsad.datamodules import BenchmarkDataModule, Record
 from zsad.datamodules.base import batches
 from zsad.inference import adapters, find_device
 from zsad.inference.files import sha256
@@ -34,7 +34,6 @@ from zsad.methods.aaclip.fusion import FUSION, fused_scores
 from zsad.methods.evaluation import Evaluation
 from zsad.methods.trained import TrainedMethod
 from zsad.metrics import DEFAULT_METRICS, Evaluator
-from zsad.types import Record
 from zsad.weights import registry
 from zsad.weights.files import disk_error, is_full
 from zsad.weights.registry import WeightsEntry

@@ -1,15 +1,21 @@
 """``zsad data``: the arguments of its six commands."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from zsad.cli.arguments import Parser
+from zsad.cli.data_shown import data_list, data_show, show_report
 from zsad.cli.model_options import read_options
-from zsad.datamodules.tools.check import data_check
-from zsad.datamodules.tools.download import data_download
-from zsad.datamodules.tools.export import data_export
-from zsad.datamodules.tools.listing import data_list, data_show
-from zsad.datamodules.tools.prepare import data_prepare
+from zsad.datamodules import BenchmarkDataModule
+from zsad.datamodules.facts import all_facts
+from zsad.datamodules.tools import check, download, export, prepare
+from zsad.datamodules.tools.build import build
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,17 +56,80 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit status."""
-    given = vars(parser().parse_args(arguments))
-    command = given.pop("command")
-    if "options" in given:
-        given["options"] = read_options(given["options"])
-    functions: dict[str, Callable[..., int]] = {
-        "list": data_list,
-        "show": data_show,
-        "check": data_check,
-        "download": data_download,
-        "prepare": data_prepare,
-        "export": data_export,
+    """Run a command; return 0 if all is well, 1 if something is wrong with the data."""
+    args = parser().parse_args(arguments)
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "list": lambda args: data_list(args.as_json),
+        "show": lambda args: data_show(args.name, args.as_json),
+        "check": _check,
+        "download": _download,
+        "prepare": _prepare,
+        "export": _export,
     }
-    return functions[command](**given)
+    return commands[args.command](args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    report = check(_chosen(args), args.split, progress=not args.as_json)
+    if args.as_json:
+        content = dataclasses.asdict(report) | {"good": report.good}
+        if not args.images:
+            del content["images"]
+        Console().print_json(data=content)
+    else:
+        show_report(report, Console())
+    return 0 if report.good else 1
+
+
+def _download(args: argparse.Namespace) -> int:
+    facts = all_facts().get(args.name)
+    if facts is None:
+        raise ValueError(f"Unknown data set '{args.name}'; known: {', '.join(all_facts())}.")
+    folder, archive = Path(args.root).expanduser() / args.name, None if args.archive is None else Path(args.archive)
+    found: dict[str, Any] = {"name": facts.key, "status": "done", "folder": str(folder)}
+    if folder.is_dir():
+        text = f"{facts.title} is there: {folder} (checked by: zsad data check {args.name})"
+        return _tell(args, found | {"status": "there", "text": text}, text)
+    if archive is None and facts.download is None:
+        text = f"{facts.title} has no direct link that may be used. {facts.obtain}\n"
+        text += f"Home: {facts.home or '-'}\nLicence: {facts.license}\nExpected layout: {facts.layout}"
+        if facts.sha256:
+            text += f"\nSHA-256 of {facts.archive}: {facts.sha256} (compared and unpacked with archive=FILE)"
+        _tell(args, found | {"status": "manual", "folder": None, "text": text}, text)
+        return 1
+    if archive is None and not args.as_json:
+        Console().print(f"{facts.title}, licence: {facts.license}, home: {facts.home}", markup=False)
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    hidden = args.as_json or archive is not None
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        task = bar.add_task(facts.title, total=None)
+        told = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+        download(facts, folder, archive, args.keep_archive, told)
+    text = f"{facts.title} is in {folder}. Check it: zsad data check {args.name} --root {folder}"
+    return _tell(args, found | {"text": text}, text)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    number = prepare(_chosen(args), Path(args.out).expanduser(), args.files, progress=not args.as_json)
+    return _written(args, number, f"{number} images of {args.name} in {args.out}")
+
+
+def _export(args: argparse.Namespace) -> int:
+    number = export(_chosen(args), Path(args.out).expanduser(), args.kind)
+    return _written(args, number, f"{number} test images of {args.name} listed in {args.out}")
+
+
+def _chosen(args: argparse.Namespace) -> BenchmarkDataModule:
+    return build(args.name, args.root, read_options(args.options))
+
+
+def _written(args: argparse.Namespace, number: int, text: str) -> int:
+    return _tell(args, {"name": args.name, "out": args.out, "images": number}, text)
+
+
+def _tell(args: argparse.Namespace, content: dict[str, Any], text: str) -> int:
+    if args.as_json:
+        Console().print_json(data=content)
+    else:
+        Console().print(text, markup=False, highlight=False)
+    return 0

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from zsad.cli.arguments import Parser
 from zsad.cli.calibration_report import say_splits
+from zsad.cli.result_table import print_result
 from zsad.metrics import DEFAULT_METRICS
 from zsad.metrics.folder import evaluate_folder, find_items, read_map, read_mask
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.json is not None:
         args.json.write_text(json.dumps(result.to_dict(), indent=1), encoding="utf-8")
     console = Console()
-    console.print(*result.tables(console.width), sep="\n")
+    print_result(result, console)
     if args.calibration:
         _calibration(console, args)
     if result.pixel_bound:

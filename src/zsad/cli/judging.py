@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from zsad.decision import Card, CardError
 from zsad.decision.regions import calibrated_regions
-from zsad.functional.maps import upsample
 from zsad.images import ImageError, image_size, load_rgb
 from zsad.inference.base import CALIBRATED
+from zsad.inference.enlarging import enlarged
 from zsad.inference.identity import check_card
 from zsad.inference.inputs import pixel_digest
 from zsad.methods import Method
@@ -57,7 +56,7 @@ class Judge:
         found: dict[str, Any] = {"n_regions": None}
         if entry.regions is not None:
             size = _size(path)
-            values = np.asarray(upsample(anomaly_map.float().cpu()[None], size)[0])
+            values = enlarged(anomaly_map.float().cpu().numpy(), size)
             regions, number = calibrated_regions(values, entry.regions)
             found = {"n_regions": number, "regions": [one.to_json() for one in regions]}
             found |= {"width": size[1], "height": size[0]}

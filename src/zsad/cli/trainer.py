@@ -17,6 +17,7 @@ from rich.console import Console
 
 from zsad.cli.judging import Judge
 from zsad.cli.mistakes import check_options, one_line, pairs
+from zsad.cli.result_table import print_result
 from zsad.cli.tested import everyones, write_test
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
 from zsad.datamodules import GROUP as DATA_GROUP
@@ -25,12 +26,11 @@ from zsad.decision import Card
 from zsad.inference import adapters
 from zsad.inference.loading import UNTRAINED
 from zsad.methods import GROUP as METHOD_GROUP
-from zsad.methods import METHODS, Method
+from zsad.methods import METHODS, Batch, Method, Prediction
 from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
 from zsad.metrics.result import EvaluationResult
 from zsad.prompts.yaml_text import read_yaml
-from zsad.types import Batch, Prediction
 from zsad.weights import registry
 from zsad.weights.checkpoints import read_checkpoint, refuse_pickles
 from zsad.weights.files import disk_error, is_full
@@ -195,8 +195,7 @@ class ZsadCLI(LightningCLI):
             self.model.evaluator.compute()
         )  # every process takes part: each has seen its share of the images
         if self.trainer.is_global_zero:
-            console = Console()
-            console.print(*result.tables(console.width), sep="\n")
+            print_result(result, Console())
         return result
 
     def after_test(self) -> None:

@@ -26,6 +26,7 @@ from zsad.datamodules.sdd import SDD
 from zsad.datamodules.synthetic import Synthetic
 from zsad.datamodules.tn3k import TN3K
 from zsad.datamodules.visa import VisA
+from zsad.types import Record
 
 GROUP = "zsad.datamodules"
 """Entry-point group by which other packages offer data modules."""
@@ -93,6 +94,7 @@ __all__ = [
     "MVTecAD2",
     "MaskSizeError",
     "RealIAD",
+    "Record",
     "SameSourceError",
     "Skipped",
     "Synthetic",

@@ -7,10 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from zsad.functional.maps import smooth
-from zsad.methods import Method
+from zsad.methods import Context, Method
 from zsad.methods.memory import Memory
-from zsad.types import Context
 
 UNBOUND = "object"
 """The one entry of a method whose text does not depend on the class."""
@@ -46,7 +44,6 @@ class Graph(nn.Module):
             method(torch.zeros(1, 3, self.size, self.size), [class_names[0]])  # tables of positions become constants
         self.method = _stripped(method)
         self.method.memory = Constants(method.memory, class_names) if few_shot else Memory()
-        self.sigma = method.sigma
         self.register_buffer("words", words.clone(), persistent=False)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(method.protocol, name)).view(3, 1, 1)
@@ -61,9 +58,9 @@ class Graph(nn.Module):
         """
         image = (pixels.to(torch.float32) / 255 - self.mean) / self.std
         # a memory of constants takes the numbers of classes where one of names takes names
-        prediction = self.method.score(image, self.words[class_index], Context(class_index, ()))  # type: ignore[arg-type]
-        prediction = self.method.with_references(prediction, image, class_index)  # type: ignore[arg-type]
-        return prediction.pred_score, smooth(prediction.anomaly_map, self.sigma)
+        context = Context(class_index, ())  # type: ignore[arg-type]
+        prediction = self.method.assess(image, self.words[class_index], context)
+        return prediction.pred_score, prediction.anomaly_map
 
 
 class Constants(Memory):

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zsad import __version__
-from zsad.clip.loading import is_named
-from zsad.inference.identity import model_identity, protocol_identity
+from zsad.inference.identity import model_identity, protocol_identity, shown_backbone
 from zsad.inference.predictor import Predictor
-from zsad.methods.musc import Transductive
 
 
 class Live:
@@ -26,7 +24,7 @@ class Live:
         if not classes:
             raise ValueError("A server needs the name of at least one class.")
         method = predictor.method
-        if isinstance(method, Transductive) and any(method.memory.get(name) is None for name in classes):
+        if any(map(predictor.lacks_panel, classes)):
             raise ValueError(
                 f"{type(method).__name__} compares images with each other, a server scores one at a time: "
                 f"give it a panel (--option panel=FILE)."
@@ -36,9 +34,7 @@ class Live:
             for name in classes:
                 self.calibration.entry(name)
         method.text(list(classes))
-        identity = model_identity(method, precision=predictor.precision)
-        if not is_named(method.clip.name):  # open_clip's model and a file of this machine
-            identity["backbone"] = f"{method.clip.name.partition('/')[0]}/<file>"
+        identity = {**model_identity(method, precision=predictor.precision), "backbone": shown_backbone(method)}
         self.meta: Mapping[str, Any] = {
             "zsad": __version__, "model": identity, "protocol": protocol_identity(method), "class_agnostic": False
         }  # fmt: skip

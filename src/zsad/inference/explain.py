@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from zsad.clip.relevance import margin_target, relevance
 from zsad.functional.maps import to_grid, unit_range, upsample
-from zsad.methods import METHODS, Method
-from zsad.types import Prediction
+from zsad.methods import METHODS, Method, Prediction
 
 
 class Explained(nn.Module):

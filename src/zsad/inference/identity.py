@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from zsad.clip.loading import is_named
 from zsad.clip.tensor_store import tensor_key, tower_key
 from zsad.decision import Card, CardError
 from zsad.decision.card import TORCH
@@ -49,6 +50,12 @@ def model_identity(
         "panel": panel_key(method, class_name),
         "tiles": None if tiles is None else tiles.identity(),
     }
+
+
+def shown_backbone(method: Method) -> str:
+    """Return the backbone's name for people elsewhere: of a file of this machine, the model alone."""
+    name = method.clip.name
+    return name if is_named(name) else f"{name.partition('/')[0]}/<file>"
 
 
 def protocol_identity(method: Method) -> dict[str, Any]:

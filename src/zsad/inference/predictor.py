@@ -14,7 +14,6 @@ from torch import Tensor
 
 from zsad.clip.backbone import Precision
 from zsad.decision import Card
-from zsad.functional.maps import upsample
 from zsad.images import IMAGE_EXTENSIONS, ReadOptions, to_tensor
 from zsad.images.fragments import exists
 from zsad.images.manifest import inputs as inputs_of
@@ -24,6 +23,7 @@ from zsad.images.tiling import Tiles
 from zsad.images.where import EVERYWHERE, Where
 from zsad.inference.base import BasePredictor
 from zsad.inference.devices import find_device
+from zsad.inference.enlarging import enlarged
 from zsad.inference.explain import Explained
 from zsad.inference.files import expanded
 from zsad.inference.identity import check_card, model_identity, protocol_identity
@@ -198,9 +198,7 @@ class Predictor(BasePredictor):
 
     def enlarge(self, anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Return a map (height, width) bilinearly at another size (height, width)."""
-        if anomaly_map.shape == size:
-            return anomaly_map  # without a copy: maps of large pictures are large
-        return upsample(torch.from_numpy(anomaly_map)[None], size)[0].numpy()
+        return enlarged(anomaly_map, size)
 
     def identity(self, class_name: str | None) -> dict[str, Any]:
         """Return what decides the scores of a class, of any for None, as JSON values, the protocol among it."""
@@ -232,6 +230,23 @@ class Predictor(BasePredictor):
     def begin(self, class_name: str) -> None:
         """Score a class against the panel of the file, if there is one."""
         self._given_panel(class_name)
+
+    def lacks_panel(self, class_name: str) -> bool:
+        """Return whether the method compares images with each other and has no panel of a class yet."""
+        return isinstance(self.method, Transductive) and self.method.memory.get(class_name) is None
+
+    def get_ready(self, class_names: Sequence[str]) -> None:
+        """Compute what all scores of some classes share: panels and text vectors.
+
+        Raises:
+            PanelError: The method compares images, and has no panel of a class.
+        """
+        for name in class_names:
+            self.begin(name)
+            if self.lacks_panel(name):
+                raise PanelError(f"No panel of '{name}': load_model(panel=FILE), or fit_panel() of the model, first.")
+        with torch.no_grad():
+            self.method.text(class_names)
 
     def _given_panel(self, class_name: str, root: str = "") -> None:
         """Score a class against the panel of the file, whatever class that was made as."""

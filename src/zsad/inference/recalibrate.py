@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zsad.decision import Card, CardError, Region
 from zsad.decision.entry import RegionRule
 from zsad.decision.regions import calibrated_regions
-from zsad.functional.maps import upsample
 from zsad.images.maps import read_map
 from zsad.images.where import told
+from zsad.inference.enlarging import enlarged
 from zsad.inference.rows import Row
 
 
@@ -112,7 +111,4 @@ def map_of(row: Row, folder: Path) -> NDArray[np.float32] | None:
     path = None if row.map is None else folder / row.map
     if path is None or not path.is_file() or row.width is None or row.height is None:
         return None
-    values = torch.from_numpy(read_map(path)).to(torch.float32)
-    if values.shape != (row.height, row.width):
-        values = upsample(values[None], (row.height, row.width))[0]
-    return values.numpy()
+    return enlarged(read_map(path).astype(np.float32, copy=False), (row.height, row.width))

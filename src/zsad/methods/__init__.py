@@ -19,6 +19,7 @@ from zsad.methods.transmm import TransMM
 from zsad.methods.vand import VAND
 from zsad.methods.visualad.method import VisualAD
 from zsad.methods.winclip import WinCLIP
+from zsad.types import Batch, Context, Prediction
 from zsad.weights.checkpoints import CheckpointError
 
 GROUP = "zsad.methods"
@@ -54,11 +55,14 @@ __all__ = [
     "AdaCLIP",
     "AnoVL",
     "AnomalyCLIP",
+    "Batch",
     "CheckpointError",
     "CoOp",
+    "Context",
     "MaskCLIP",
     "Method",
     "MuSc",
+    "Prediction",
     "TransMM",
     "VisualAD",
     "WinCLIP",

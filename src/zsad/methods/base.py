@@ -183,8 +183,11 @@ class Method(FewShot, ABC):
                 f"Expected one class name per image, got {len(class_names)} names for {len(image)} images."
             )
         paths = [str(i) for i in range(len(image))] if image_paths is None else list(image_paths)
-        prediction = self.score(image, self.text(class_names), Context(list(class_names), paths))
-        prediction = self.with_references(prediction, image, class_names)
+        return self.assess(image, self.text(class_names), Context(list(class_names), paths))
+
+    def assess(self, image: Tensor, text: Tensor, context: Context) -> Prediction:
+        """Return what :meth:`score` says, averaged with references, if there are any, and smoothed."""
+        prediction = self.with_references(self.score(image, text, context), image, context.class_names)
         return prediction._replace(anomaly_map=smooth(prediction.anomaly_map, self.sigma))
 
     # ---- Lightning
@@ -242,18 +245,14 @@ class Method(FewShot, ABC):
         """Add a batch to the evaluator."""
         self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the evaluator."""
-        self._evaluate(batch)
+    test_step = validation_step
 
     def _log_results(self, prefix: str) -> None:
         result = self.evaluation.compute()
-        for metric, value in result.mean.items():
-            self.log(f"{prefix}{metric}", value, prog_bar=True)
+        self.log_dict({f"{prefix}{metric}": value for metric, value in result.mean.items()}, prog_bar=True)
         if len(result.per_class) > 1:
             for class_name, values in result.per_class.items():
-                for metric, value in values.items():
-                    self.log(f"{prefix}{metric}/{class_name}", value)
+                self.log_dict({f"{prefix}{metric}/{class_name}": value for metric, value in values.items()})
 
     def on_validation_epoch_end(self) -> None:
         """Log metrics as ``val/<metric>``, mean and per class."""

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad.metrics.curves import Curve, plot_curves
-from zsad.report.terminal import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import RenderableType
     from rich.table import Table
 
 TITLES = {"auroc": "AUROC", "ap": "AP", "f1max": "F1-max", "aupro": "AUPRO"}
@@ -62,7 +60,7 @@ class EvaluationResult:
         """Return a rich table in per cent with one decimal, a row per class and the mean below; ``-`` is undefined."""
         from rich.table import Table
 
-        heads, rows = self._grid()
+        heads, rows = self.grid()
         table = Table(title=title or None)
         for number, head in enumerate(heads):
             table.add_column(head, justify="right" if number else "left")
@@ -70,22 +68,11 @@ class EvaluationResult:
             if row[0] == "mean":
                 table.add_section()
             table.add_row(*row, style="bold" if row[0] == "mean" else None)
-        table.caption = self._caption()
+        table.caption = self.caption()
         return table
 
-    def tables(self, width: int) -> "list[RenderableType]":
-        """Return what :meth:`table` does for a terminal: metrics that find no room stand in further tables.
-
-        Args:
-            width: Of the terminal, in characters.
-        """
-        heads, rows = self._grid()
-        styles = ["bold" if row[0] == "mean" else "" for row in rows]
-        made = tables(heads, rows, width, further=True, right=range(1, len(heads)), styles=styles)
-        return [*made, *filter(None, [self._caption()])]
-
-    def _grid(self) -> tuple[list[str], list[list[str]]]:
-        """Return heads and rows of the table, the mean last where there are several classes."""
+    def grid(self) -> tuple[list[str], list[list[str]]]:
+        """Return heads and rows of the table as text, the mean last where there are several classes."""
         rows = []
         for name, values in self.per_class.items():
             normal, anomalous = self.counts[name]
@@ -97,7 +84,8 @@ class EvaluationResult:
             rows.append(["mean", f"{total[0]}+{total[1]}", *cells])
         return ["class", "images", *map(metric_title, self.mean)], rows
 
-    def _caption(self) -> str | None:
+    def caption(self) -> str | None:
+        """Return what stands below the table: where classes were left out of a mean; None if none was."""
         if not any(self.left_out.values()):
             return None
         text = "; ".join(f"{metric_title(m)}: {len(names)}" for m, names in self.left_out.items() if names)

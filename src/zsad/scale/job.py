@@ -17,7 +17,6 @@ from zsad.inference.lock import Lock, NoLock, lock_folder
 from zsad.inference.opening import Size
 from zsad.inference.overlays import FIRST, labels_of, scale_of
 from zsad.inference.raw_maps import RawMaps
-from zsad.methods.musc import PanelError, Transductive
 from zsad.scale.cluster import Cluster, Slots, connected, require_ray, slots_of
 from zsad.scale.collect import SCORES
 from zsad.scale.places import Place
@@ -114,7 +113,7 @@ def score(
         size: Size = overlay_size if overlays else "model"
         fixed = None if scale == AUTO else cast(Scale, scale)
         work = Work(place, usual, threshold, size, fixed, overlays, maps, known["roots"], num_workers, content)
-        _get_ready(model, classes)
+        model.get_ready(classes)  # here, so that no worker runs the text tower
         if overlays and scale == AUTO:
             known["scale"] = known.get("scale") or _look(model, files, work)
             work = replace(work, scale=tuple(known["scale"]))
@@ -158,16 +157,6 @@ def _is_job(place: Place) -> bool:
         return (place.settings() or {}).get("engine") == "ray"
     except settings.SettingsError:
         return False
-
-
-def _get_ready(model: Predictor, classes: Sequence[str]) -> None:
-    """Compute here what all workers share: panels and text vectors, so that no worker runs the text tower."""
-    for name in classes:
-        model.begin(name)
-        if isinstance(model.method, Transductive) and model.method.memory.get(name) is None:
-            raise PanelError(f"No panel of '{name}': load_model(panel=FILE), or fit_panel() of the model, first.")
-    with torch.no_grad():
-        model.method.text(classes)
 
 
 def _look(model: Predictor, files: FileList, work: Work) -> Any:

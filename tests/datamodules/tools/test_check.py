@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zsad.cli.data import main
 from zsad.datamodules import SDD, Folder, MVTecAD
-from zsad.datamodules.tools import check, data_check
+from zsad.datamodules.tools import check
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def run(
     options: dict[str, Any] | None = None,
     images: bool = False,
 ) -> tuple[int, dict[str, Any]]:
-    status = data_check(name, root, options, images=images, as_json=True)
+    given = [f"--option={key}={json.dumps(value)}" for key, value in (options or {}).items()]
+    status = main(["check", name, "--root", str(root), *given, "--json", *(["--images"] if images else [])])
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -76,7 +78,7 @@ def test_every_fault_is_found(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     assert report["empty_masks"] == ["b/test/bent/0.png"]
     assert report["many_levels"] == ["b/ground_truth/bent/1_mask.png"]
     assert report["duplicates"] == [["b/test/good/0.png", "b/test/good/1.png"]]
-    assert data_check("folder", tree) == 1
+    assert main(["check", "folder", "--root", str(tree)]) == 1
     out = capsys.readouterr().out
     for words in ("2 unreadable", "1 masks that do not fit", "1 groups of identical images", "not good"):
         assert words in out
@@ -123,7 +125,7 @@ def test_what_cannot_be_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixtur
     status, report = run(capsys, "visa", tmp_path)
     assert status == 1
     assert "1cls.csv' (the split of VisA) not found" in report["problem"]
-    assert data_check("visa", tmp_path) == 1
+    assert main(["check", "visa", "--root", str(tmp_path)]) == 1
     assert "1cls.csv" in capsys.readouterr().out
 
 
@@ -136,9 +138,11 @@ def test_what_cannot_be_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("synthetic", {}, "'synthetic' has no files to work on"),
     ],
 )
-def test_requests_that_cannot_be_met(name: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_requests_that_cannot_be_met(
+    name: str, options: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ValueError, match=message):
-        data_check(name, tmp_path, options, as_json=True)
+        run(capsys, name, tmp_path, options)
 
 
 def test_parts_of_an_image(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from tests.served import Server
+from zsad.cli.data import main
 from zsad.datamodules import facts as facts_module
 from zsad.datamodules.facts import Download, all_facts
-from zsad.datamodules.tools import UnsafeArchiveError, data_download, extract
+from zsad.datamodules.tools import UnsafeArchiveError, extract
 from zsad.weights import DownloadError
 
 DATA = bytes(range(256)) * 400
@@ -117,6 +118,10 @@ def test_a_partial_folder_of_an_earlier_attempt_is_not_trusted(tmp_path: Path) -
     assert not list(tmp_path.rglob("stale.png"))
 
 
+def command(name: str, root: Path, *options: str) -> int:
+    return main(["download", name, "--root", str(root), *options])
+
+
 def test_the_command(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,32 +131,32 @@ def test_the_command(
     changed = dict(all_facts())
     object.__setattr__(changed["visa"], "download", link)
     try:
-        assert data_download("visa", tmp_path / "sets", as_json=True) == 0
+        assert command("visa", tmp_path / "sets", "--json") == 0
         assert json.loads(capsys.readouterr().out)["status"] == "done"
         assert (tmp_path / "sets/visa/VisA/split_csv/1cls.csv").is_file()
         assert [one.name for one in (tmp_path / "sets").iterdir()] == ["visa"]  # the archive is deleted
-        assert data_download("visa", tmp_path / "sets") == 0
+        assert command("visa", tmp_path / "sets") == 0
         assert len(server.asked) == 1
-        assert data_download("visa", tmp_path / "other", archive=archive, as_json=True) == 0
+        assert command("visa", tmp_path / "other", f"--archive={archive}", "--json") == 0
         archive.write_bytes(b"other")
         capsys.readouterr()
         with pytest.raises(DownloadError, match="expected"):
-            data_download("visa", tmp_path / "third", archive=archive, as_json=True)
+            command("visa", tmp_path / "third", f"--archive={archive}", "--json")
         assert capsys.readouterr().out == ""
     finally:
         facts_module.all_facts.cache_clear()
 
 
 def test_instructions_where_there_is_no_direct_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data_download("mvtec_ad", tmp_path) == 1
+    assert command("mvtec_ad", tmp_path) == 1
     out = capsys.readouterr().out
     for words in ("asks for name and e-mail", "CC BY-NC-SA", "cf4313b1", "https://www.mvtec.com"):
         assert words in out
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="Unknown data set 'mvtek'"):
-        data_download("mvtek", tmp_path)
+        command("mvtek", tmp_path)
     with pytest.raises(FileNotFoundError, match="No archive"):
-        data_download("visa", tmp_path, archive=tmp_path / "gone.tar")
+        command("visa", tmp_path, f"--archive={tmp_path / 'gone.tar'}")
 
 
 def test_links_of_the_facts_are_official_and_have_checksums() -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zsad.cli.data import main
 from zsad.datamodules import Folder, MVTecAD
 from zsad.datamodules.base import BenchmarkDataModule
-from zsad.datamodules.tools import data_export, export
+from zsad.datamodules.tools import export
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def rows(data: BenchmarkDataModule, split: str = "test") -> list[tuple[Any, ...]
 
 
 def test_meta_json_is_what_the_other_repositories_read(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data_export("mvtec_ad", tree, tree / "meta.json", options={"counts": "ignore"}, as_json=True) == 0
+    given = ["export", "mvtec_ad", f"--root={tree}", f"--out={tree / 'meta.json'}", "--option=counts=ignore"]
+    assert main([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 2
     assert json.loads((tree / "meta.json").read_text()) == {
         "train": {
@@ -91,7 +93,7 @@ def test_what_cannot_be_listed(tmp_path: Path) -> None:
     Image.new("L", (6, 9)).save(tmp_path / "kos01" / "Part0.jpg")
     Image.new("L", (6, 9)).save(tmp_path / "kos01" / "Part0_label.bmp")
     with pytest.raises(ValueError, match="zsad data prepare sdd"):
-        data_export("sdd", tmp_path, tmp_path / "meta.json", options={"counts": "ignore"})
+        main(["export", "sdd", f"--root={tmp_path}", f"--out={tmp_path / 'meta.json'}", "--option=counts=ignore"])
     with pytest.raises(ValueError, match="kind must be 'meta', 'jsonl' or 'csv', got 'xml'"):
         export(Folder(tmp_path), tmp_path / "x", "xml")  # type: ignore[arg-type]
 

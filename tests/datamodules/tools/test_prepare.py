@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zsad.cli.data import main
 from zsad.datamodules import COVID19, SDD, DatasetCountError, VisA
 from zsad.datamodules.base import BenchmarkDataModule
-from zsad.datamodules.tools import data_prepare, prepare
+from zsad.datamodules.tools import prepare
 
 RNG = np.random.default_rng(0)
 
@@ -46,7 +47,8 @@ def test_sdd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         picture(root / "kos01" / f"Part{part}.jpg", (21, 12))
         marks(root / "kos01" / f"Part{part}_label.bmp", part, (21, 12))
     before = snapshot(root)
-    assert data_prepare("sdd", root, out, {"pieces": 3, "counts": "ignore"}, as_json=True) == 0
+    given = ["prepare", "sdd", "--root", str(root), "--out", str(out), "--option=pieces=3", "--option=counts=ignore"]
+    assert main([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 6
     assert snapshot(root) == before
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
@@ -93,7 +95,7 @@ def test_covid19(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'mvtec_ad' needs no preparation.*visa, sdd, covid19"):
-        data_prepare("mvtec_ad", tmp_path, tmp_path / "out")
+        main(["prepare", "mvtec_ad", "--root", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(FileExistsError, match="exists already"):
         prepare(SDD(tmp_path), tmp_path)
     with pytest.raises(ValueError, match="lies within"):

@@ -15,16 +15,15 @@ from PIL import Image
 from zsad.cli.demo.product import digest
 from zsad.cli.demo.shown import chosen
 from zsad.clip import Clip
-from zsad.functional.maps import upsample
 from zsad.images import to_tensor
 from zsad.images.overlay import Limits
-from zsad.methods import METHODS, AnoVL, Method
+from zsad.inference.enlarging import enlarged
+from zsad.methods import METHODS, AnoVL, Batch, Method, Prediction
 from zsad.methods.evaluation import Evaluation
 from zsad.methods.musc import Transductive
 from zsad.metrics import EvaluationResult, Evaluator
 from zsad.synthetic import SyntheticSample
 from zsad.synthetic.trivial import centre_prior, colour_outlier
-from zsad.types import Batch, Prediction
 
 TRIVIAL = ("centre prior", "colour outlier")
 """Rows that need no model."""
@@ -161,8 +160,8 @@ def score(method: Method, samples: Sequence[SyntheticSample]) -> Prediction:
         paths = list(map(digest, samples)) if method.transductive else None
         prediction = method(torch.stack(pictures).to(device), names, paths)
     # the pictures' own size: a method may see them larger
-    maps = upsample(prediction.anomaly_map.float().cpu(), samples[0].mask.shape)
-    return Prediction(maps, prediction.pred_score.float().cpu())
+    maps = [enlarged(one, samples[0].mask.shape) for one in prediction.anomaly_map.float().cpu().numpy()]
+    return Prediction(torch.from_numpy(np.stack(maps)), prediction.pred_score.float().cpu())
 
 
 def by_place(samples: Sequence[SyntheticSample]) -> Prediction:

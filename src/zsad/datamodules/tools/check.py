@@ -1,11 +1,9 @@
-"""``zsad data check``: is a copy of a data set complete and readable?"""
+"""Is a copy of a data set complete and readable?"""
 
-import dataclasses
 import hashlib
 import itertools
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,10 +18,8 @@ from zsad.datamodules.base import BenchmarkDataModule
 from zsad.datamodules.checks import DatasetNotFoundError, count_differences
 from zsad.datamodules.dataset import describe
 from zsad.datamodules.layout import PairingError
-from zsad.datamodules.tools.build import Options, build
 from zsad.images import ImageError, load_rgb, mask_levels
 from zsad.images.manifest import ManifestError
-from zsad.report.terminal import tables
 from zsad.types import Record
 
 
@@ -182,80 +178,6 @@ def _judge(report: CheckReport, record: Record, row: dict[str, Any]) -> None:
         report.empty_masks.append(row["image"])
     if levels is not None and levels > 2:
         report.many_levels.append(row["mask"])
-
-
-def data_check(
-    name: str,
-    root: str | Path,
-    options: Options = None,
-    split: str = "test",
-    images: bool = False,
-    as_json: bool = False,
-) -> int:
-    """Check a copy of a data set and print what was found.
-
-    Args:
-        name: Key of the data set, or ``"folder"``.
-        root: Where it is.
-        options: Of the data module.
-        split: Part to check.
-        images: With ``as_json``, list every image with its label, size and number of marked pixels.
-        as_json: Print JSON for scripts.
-
-    Returns:
-        0 all is well; 1 layout, counts, files or masks are not as they should be.
-
-    Raises:
-        ValueError: The name or an option is unknown.
-    """
-    report = check(build(name, root, options), split, progress=not as_json)
-    if as_json:
-        content = dataclasses.asdict(report) | {"good": report.good}
-        if not images:
-            del content["images"]
-        Console().print_json(data=content)
-    else:
-        _show(report, Console())
-    return 0 if report.good else 1
-
-
-def _show(report: CheckReport, console: Console) -> None:
-    if report.problem:
-        console.print(f"{report.name}: {report.problem}", style="red", markup=False)
-        return
-    keys = ("normal", "expected_normal", "anomalous", "expected_anomalous")
-    rows = [[name, *(str(numbers.get(key, "")) for key in keys)] for name, numbers in report.classes.items()]
-    heads = ("class", "normal", "expected", "anomalous", "expected")
-    console.print(f"{report.name} in {report.root}", soft_wrap=True, markup=False, highlight=False)
-    for table in tables(heads, rows, console.width, right=range(1, 5), rest="--json"):
-        console.print(table)
-    sizes = Counter((row["width"], row["height"]) for row in report.images if row["width"])
-    if sizes:
-        (width, height), often = sizes.most_common(1)[0]
-        console.print(f"{len(report.images)} images of {len(sizes)} size(s), most often {width} x {height} ({often}).")
-    problems = [
-        ("other numbers than the papers", report.count_differences),
-        ("unreadable", [f"{one['file']}: {one['error']}" for one in report.unreadable]),
-        ("masks that do not fit", [f"{one['mask']} ({one['image']}): {one['error']}" for one in report.mask_problems]),
-    ]
-    notes = [
-        ("anomalous images with an empty mask", report.empty_masks),
-        ("masks with more than two levels (see mask_threshold)", report.many_levels),
-        ("classes without anomalies", report.without_anomalies),
-        ("classes without normal images", report.without_normals),
-        ("groups of identical images", [" = ".join(group) for group in report.duplicates]),
-        ("images without a label", [""] * report.unknown_labels),
-        ("warnings", report.warnings),
-    ]
-    for style, entries in (("red", problems), ("yellow", notes)):
-        for title, lines in entries:
-            if lines:
-                console.print(f"{len(lines)} {title}", style=style, markup=False)
-                for line in filter(None, lines[:10]):
-                    console.print(f"  {line}", markup=False, highlight=False)
-                if len(lines) > 10:
-                    console.print(f"  and {len(lines) - 10} more")
-    console.print("good" if report.good else "not good", style="green" if report.good else "red")
 
 
 def _extent(box: tuple[int, int, int, int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""``zsad data download``: fetch and unpack an archive without trusting the network or the archive."""
+"""Fetch and unpack an archive without trusting the network or the archive."""
 
 import bz2
 import gzip
@@ -12,14 +12,11 @@ import tarfile
 import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-from zsad.datamodules.facts import Facts, all_facts
+from zsad.datamodules.facts import Facts
 from zsad.weights.expected import DownloadError, Expected, digest
 from zsad.weights.fetch import fetch
 
@@ -159,72 +156,49 @@ def _safe_parts(name: str, archive: Path) -> list[str]:
     return parts
 
 
-def data_download(
-    name: str,
-    root: str | Path = "datasets",
-    archive: str | Path | None = None,
+def download(
+    facts: Facts,
+    folder: Path,
+    archive: Path | None = None,
     keep_archive: bool = False,
-    as_json: bool = False,
-) -> int:
-    """Fetch a data set into ``<root>/<key>`` if it has a direct official link, else print how to get it.
+    told: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Path:
+    """Bring a data set into a new folder, by its direct official link or from an archive, and return the folder.
 
     Args:
-        name: Key of the data set.
-        root: Folder of data sets.
-        archive: An archive that you downloaded yourself: its checksum is compared where known, and it is unpacked.
+        facts: Of the data set; without an archive it needs a link.
+        folder: New.
+        archive: One that was fetched by hand: its checksum is compared where known, and it is unpacked.
         keep_archive: Do not delete the downloaded archive after unpacking.
-        as_json: Print JSON.
-
-    Returns:
-        0 the data are there; 1 they have to be fetched by hand (the instructions were printed).
+        told: Called while downloading, with the bytes that are there and their number, None if that is unknown.
 
     Raises:
         DownloadError: It could not be fetched, or is not what it should be.
-        ValueError: There is no such data set, or the archive is unsafe.
+        FileNotFoundError: There is no such archive.
+        UnsafeArchiveError: It holds something that must not be unpacked.
+        ValueError: There is neither a link nor an archive.
     """
-    facts = all_facts().get(name)
-    if facts is None:
-        raise ValueError(f"Unknown data set '{name}'; known: {', '.join(all_facts())}.")
-    folder = Path(root).expanduser() / name
-    if folder.is_dir():
-        _tell(as_json, "there", folder, facts, f"{facts.title} is there: {folder} (checked by: zsad data check {name})")
-        return 0
+    link = facts.download
     if archive is not None:
-        _compare(Path(archive), facts)
-        extract(Path(archive), folder, (facts.download.max_unpacked_gb if facts.download else 100.0) * 1e9)
-    elif facts.download is None:
-        text = f"{facts.title} has no direct link that may be used. {facts.obtain}\n"
-        text += f"Home: {facts.home or '-'}\nLicence: {facts.license}\nExpected layout: {facts.layout}"
-        if facts.sha256:
-            text += f"\nSHA-256 of {facts.archive}: {facts.sha256} (compared and unpacked with archive=FILE)"
-        _tell(as_json, "manual", None, facts, text)
-        return 1
-    else:
-        link = facts.download
-        file = folder.with_name(Path(urllib.parse.urlsplit(link.url).path).name)
-        _show_terms(facts, as_json)
-        with _progress(as_json) as progress:
-            task = progress.add_task(facts.title, total=None)
-            fetch(
-                link.url,
-                file,
-                Expected(sha256=link.sha256),
-                lambda done, total: progress.update(task, completed=done, total=total),
-                max_bytes=int(link.max_unpacked_gb * 1e9),
-                name=facts.title,
-                elsewhere="give another folder as root",
-            )
-        extract(file, folder, link.max_unpacked_gb * 1e9)
-        if not keep_archive:
-            file.unlink()
-    _tell(
-        as_json,
-        "done",
-        folder,
-        facts,
-        f"{facts.title} is in {folder}. Check it: zsad data check {name} --root {folder}",
+        _compare(archive, facts)
+        return extract(archive, folder, (link.max_unpacked_gb if link else 100.0) * 1e9)
+    if link is None:
+        raise ValueError(f"{facts.title} has no direct link that may be used. {facts.obtain}")
+    most = link.max_unpacked_gb * 1e9
+    file = folder.with_name(Path(urllib.parse.urlsplit(link.url).path).name)
+    fetch(
+        link.url,
+        file,
+        Expected(sha256=link.sha256),
+        told,
+        max_bytes=int(most),
+        name=facts.title,
+        elsewhere="give another folder as root",
     )
-    return 0
+    extract(file, folder, most)
+    if not keep_archive:
+        file.unlink()
+    return folder
 
 
 def _compare(archive: Path, facts: Facts) -> None:
@@ -233,21 +207,3 @@ def _compare(archive: Path, facts: Facts) -> None:
     expected = facts.download.sha256 if facts.download else facts.sha256
     if expected is not None and (found := digest(archive)) != expected:
         raise DownloadError(f"'{archive}' has SHA-256 {found}, expected {expected} for {facts.title}.")
-
-
-def _show_terms(facts: Facts, as_json: bool) -> None:
-    if not as_json:
-        Console().print(f"{facts.title}, licence: {facts.license}, home: {facts.home}", markup=False)
-
-
-def _progress(as_json: bool) -> Progress:
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=as_json)
-
-
-def _tell(as_json: bool, status: str, folder: Path | None, facts: Facts, text: str) -> None:
-    if as_json:
-        content = {"name": facts.key, "status": status, "folder": None if folder is None else str(folder), "text": text}
-        Console().print_json(data=content)
-    else:
-        Console().print(text, markup=False, highlight=False)

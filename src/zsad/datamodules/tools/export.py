@@ -1,15 +1,12 @@
-"""``zsad data export``: lists of images in the formats that other repositories read."""
+"""Lists of images in the formats that other repositories read."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from zsad.datamodules.base import BenchmarkDataModule
 from zsad.datamodules.checks import DatasetNotFoundError
-from zsad.datamodules.tools.build import Options, build
 from zsad.images.cells import write_cells
 from zsad.types import Record
 
@@ -90,35 +87,3 @@ def _row(record: Record, out: Path) -> tuple[str | int, ...]:
 
 def _relative(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path.absolute(), out.absolute().parent)).as_posix()
-
-
-def data_export(
-    name: str,
-    root: str | Path,
-    out: str | Path,
-    kind: Kind = "meta",
-    options: Options = None,
-    as_json: bool = False,
-) -> int:
-    """Write the list of a data set, see :func:`export`.
-
-    Args:
-        name: Key of the data set, or ``"folder"``.
-        root: Where it is.
-        out: File to write, e.g. ``<root>/meta.json``.
-        kind: Format.
-        options: Of the data module.
-        as_json: Print JSON.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: The data set or an option is unknown, or it cannot be listed as it is.
-    """
-    number = export(build(name, root, options), Path(out).expanduser(), kind)
-    if as_json:
-        Console().print_json(data={"name": name, "out": str(out), "images": number})
-    else:
-        Console().print(f"{number} test images of {name} listed in {out}", markup=False, highlight=False)
-    return 0

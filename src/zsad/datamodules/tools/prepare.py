@@ -1,4 +1,4 @@
-"""``zsad data prepare``: write a cut or selected copy of a data set; the originals are only read."""
+"""Write a cut or selected copy of a data set; the originals are only read."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from rich.progress import track
 
 from zsad.datamodules.base import BenchmarkDataModule
 from zsad.datamodules.sdd import PREPARED
-from zsad.datamodules.tools.build import Options, build
 from zsad.images import load_mask, load_rgb
 from zsad.types import Record
 
@@ -100,35 +99,3 @@ def _place(source: Path, target: Path, files: Files) -> None:
         target.symlink_to(source.resolve())
     else:
         shutil.copyfile(source, target)
-
-
-def data_prepare(
-    name: str,
-    root: str | Path,
-    out: str | Path,
-    options: Options = None,
-    files: Files = "copy",
-    as_json: bool = False,
-) -> int:
-    """Write a prepared copy of a data set, see :func:`prepare`.
-
-    Args:
-        name: ``"visa"``, ``"sdd"`` or ``"covid19"``.
-        root: The originals.
-        out: New folder.
-        options: Of the data module, e.g. ``{"pieces": 3}``.
-        files: ``"copy"`` or ``"symlink"``.
-        as_json: Print JSON.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: The data set needs no preparation, or an option is unknown; nothing was left behind.
-    """
-    number = prepare(build(name, root, options), Path(out).expanduser(), files, progress=not as_json)
-    if as_json:
-        Console().print_json(data={"name": name, "out": str(out), "images": number})
-    else:
-        Console().print(f"{number} images of {name} in {out}", markup=False, highlight=False)
-    return 0

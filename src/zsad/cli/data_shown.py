@@ -1,13 +1,15 @@
-"""``zsad data list`` and ``zsad data show``: what exists, under which terms, and where to get it."""
+"""What ``zsad data`` shows: what exists, under which terms, where to get it, and what was found in a copy."""
 
 import dataclasses
 import difflib
+from collections import Counter
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from zsad.datamodules.facts import Facts, all_facts
+from zsad.datamodules.tools import CheckReport
 from zsad.report.terminal import tables
 
 
@@ -74,6 +76,46 @@ def data_show(name: str, as_json: bool = False) -> int:
         counts = _images((found["normal"], found["anomalous"])) if "normal" in found else str(dict(found))
         console.print(Text(f"{way}: {counts}{f' ({note})' if note else ''}", overflow="fold"))
     return 0
+
+
+def show_report(report: CheckReport, console: Console) -> None:
+    """Print what was found in a copy of a data set."""
+    if report.problem:
+        console.print(f"{report.name}: {report.problem}", style="red", markup=False)
+        return
+    keys = ("normal", "expected_normal", "anomalous", "expected_anomalous")
+    rows = [[name, *(str(numbers.get(key, "")) for key in keys)] for name, numbers in report.classes.items()]
+    heads = ("class", "normal", "expected", "anomalous", "expected")
+    console.print(f"{report.name} in {report.root}", soft_wrap=True, markup=False, highlight=False)
+    for table in tables(heads, rows, console.width, right=range(1, 5), rest="--json"):
+        console.print(table)
+    sizes = Counter((row["width"], row["height"]) for row in report.images if row["width"])
+    if sizes:
+        (width, height), often = sizes.most_common(1)[0]
+        console.print(f"{len(report.images)} images of {len(sizes)} size(s), most often {width} x {height} ({often}).")
+    problems = [
+        ("other numbers than the papers", report.count_differences),
+        ("unreadable", [f"{one['file']}: {one['error']}" for one in report.unreadable]),
+        ("masks that do not fit", [f"{one['mask']} ({one['image']}): {one['error']}" for one in report.mask_problems]),
+    ]
+    notes = [
+        ("anomalous images with an empty mask", report.empty_masks),
+        ("masks with more than two levels (see mask_threshold)", report.many_levels),
+        ("classes without anomalies", report.without_anomalies),
+        ("classes without normal images", report.without_normals),
+        ("groups of identical images", [" = ".join(group) for group in report.duplicates]),
+        ("images without a label", [""] * report.unknown_labels),
+        ("warnings", report.warnings),
+    ]
+    for style, entries in (("red", problems), ("yellow", notes)):
+        for title, lines in entries:
+            if lines:
+                console.print(f"{len(lines)} {title}", style=style, markup=False)
+                for line in filter(None, lines[:10]):
+                    console.print(f"  {line}", markup=False, highlight=False)
+                if len(lines) > 10:
+                    console.print(f"  and {len(lines) - 10} more")
+    console.print("good" if report.good else "not good", style="green" if report.good else "red")
 
 
 def _images(counts: tuple[int, int] | None) -> str:

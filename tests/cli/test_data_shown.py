@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from zsad.cli.data_shown import data_list
 from zsad.datamodules import DATAMODULES
-from zsad.datamodules.tools import data_list
 
 
 def test_table_names_every_data_set(capsys: pytest.CaptureFixture[str]) -> None:
