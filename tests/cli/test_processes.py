@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -56,6 +57,45 @@ def test_metrics_of_three_processes_are_those_of_one(data: Path, tmp_path: Path,
         assert values, name
         assert three[name] == (values if metrics == "binned" else pytest.approx(values, abs=1e-12))
     assert found[0]["images"] == found[1]["images"]
+
+
+def test_maps_and_rows_of_two_processes_are_those_of_one(data: Path, tmp_path: Path) -> None:
+    """Among them images that would share a name, one of which each process has."""
+    good = data / "gear" / "test" / "good"
+    for name in ("0.bmp", "0.webp", "0-1.png"):
+        Image.open(good / "0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(good / name)
+    given = [*arguments(data, "predict", "CLIP"), "--data.batch_size=1"]
+    assert cli.main([*given, "--trainer.devices=1", f"--out={tmp_path / 'one'}"]) == 0
+    command = [sys.executable, "-m", "zsad", *given, "--trainer.devices=2", f"--out={tmp_path / 'two'}"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment(tmp_path)
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "MEMBER: 2/2" in done.stderr
+    one, two = (
+        sorted(path.relative_to(out) for path in out.rglob("*.*")) for out in (tmp_path / "one", tmp_path / "two")
+    )
+    assert two == one
+    names = [path.name for path in one if path.parent.name == "good" and path.name.startswith("0")]
+    assert names == ["0-1.npy", "0-2.npy", "0-3.npy", "0.npy"]
+    rows = [
+        [json.loads(line) for line in (tmp_path / out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        for out in ("one", "two")
+    ]
+    assert len({row["map"] for row in rows[0]}) == 13
+    for first, second in zip(*rows, strict=True):
+        assert second.pop("score") == pytest.approx(first.pop("score"), abs=1e-6)
+        assert second == first
+    for path in one:
+        if path.suffix == ".npy":
+            np.testing.assert_allclose(np.load(tmp_path / "two" / path), np.load(tmp_path / "one" / path), atol=1e-6)
+    masks = tmp_path / "masks"
+    for path in one:
+        if path.suffix == ".npy" and "bad" in path.parts:
+            mask = masks.joinpath(*path.parts[1:])
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            np.save(mask, np.load(tmp_path / "one" / path) > 0.5)
+    assert cli.main(["evaluate", "--maps", str(tmp_path / "two" / "maps"), "--masks", str(masks)]) == 0
 
 
 def test_processes_that_keep_their_results_are_refused(

@@ -1,6 +1,5 @@
 """``zsad fit|validate|test|predict``: Lightning's command line for every method and data set, by short names."""
 
-import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -8,15 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 
-from zsad.cli.judging import Judge
 from zsad.cli.mistakes import check_options, one_line, pairs
+from zsad.cli.predicted import MapWriter
 from zsad.cli.result_table import print_result
 from zsad.cli.tested import everyones, write_test
 from zsad.datamodules import DATAMODULES, BenchmarkDataModule
@@ -26,7 +23,7 @@ from zsad.decision import Card
 from zsad.inference import adapters
 from zsad.inference.loading import UNTRAINED
 from zsad.methods import GROUP as METHOD_GROUP
-from zsad.methods import METHODS, Batch, Method, Prediction
+from zsad.methods import METHODS, Method
 from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
 from zsad.metrics.result import EvaluationResult
@@ -36,73 +33,6 @@ from zsad.weights.checkpoints import read_checkpoint, refuse_pickles
 from zsad.weights.files import disk_error, is_full
 
 _OWN_CHECKPOINTS = ("last", "best", "hpc")  # words of the Trainer for files that it wrote itself
-
-
-class MapWriter(BasePredictionWriter):
-    """Write a JSON line and the raw map (.npy, at the model's size) of each image while predicting.
-
-    Args:
-        folder: Made if it does not exist; an earlier ``predictions.jsonl`` in it is replaced.
-        card: Of the model, for labels, p-values and regions.
-    """
-
-    def __init__(self, folder: str | Path, card: Card | None = None) -> None:
-        super().__init__(write_interval="batch")
-        self.folder = Path(folder)
-        self.judge = None if card is None else Judge(card)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start a new file; each process of a distributed run has its own.
-
-        Raises:
-            CardError: The card is of another model, or lacks a class.
-        """
-        if self.judge is not None:
-            self.judge.check(trainer, pl_module)
-        (self.folder / "maps").mkdir(parents=True, exist_ok=True)
-        rank = "" if trainer.world_size == 1 else f"-{trainer.global_rank}"
-        self._rows = self.folder / f"predictions{rank}.jsonl"
-        self._rows.write_text("", encoding="utf-8")
-        self._rank = rank
-        self._used: dict[str, int] = {}  # several images may be parts of one file
-
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Prediction,
-        batch_indices: Sequence[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write the rows and maps of a batch."""
-        with self._rows.open("a", encoding="utf-8") as file:
-            for number, (path, name) in enumerate(zip(batch["image_path"], batch["class_name"], strict=True)):
-                map_file = self._map_file(path, name, getattr(getattr(trainer, "datamodule", None), "root", None))
-                (self.folder / map_file).parent.mkdir(parents=True, exist_ok=True)
-                np.save(self.folder / map_file, prediction.anomaly_map[number].float().cpu().numpy())
-                score = float(prediction.pred_score[number])
-                row: dict[str, Any] = {"path": path, "class_name": name, "score": score, "map": map_file}
-                row["warning"] = batch["warning"][number] if "warning" in batch else None
-                if self.judge is not None:
-                    judged = self.judge.of(path, name, score, prediction.anomaly_map[number])
-                    doubts = filter(None, (row["warning"], judged["warning"]))
-                    row |= judged | {"warning": " ".join(doubts) or None}
-                if "tiles" in batch:
-                    row["tiles"] = batch["tiles"]
-                file.write(json.dumps(row) + "\n")
-
-    def _map_file(self, image_path: str, class_name: str, root: Path | None) -> str:
-        """Return where the map of an image goes: its path below the data, by which ``zsad evaluate`` finds its mask."""
-        image = Path(image_path)
-        below = Path(class_name, image.name)
-        if root is not None and image.is_relative_to(root):
-            below = image.relative_to(root)
-        file = Path("maps", *(part for part in below.with_suffix("").parts if part not in ("..", "/")))
-        number = self._used.get(file.as_posix(), 0)
-        self._used[file.as_posix()] = number + 1
-        return f"{file.as_posix()}{f'-{number}' if number else ''}{self._rank}.npy"
 
 
 class ZsadCLI(LightningCLI):
