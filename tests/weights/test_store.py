@@ -20,7 +20,8 @@ import pytest
 from tests.served import COMMIT, Published, Server, git_blob
 from zsad.weights import ChangedWeightsWarning, DownloadError, MismatchError, NotHereError, NotPublishedError, store
 from zsad.weights.registry import WeightsEntry, find
-from zsad.weights.store import Asked, add, cached, intact, is_here, obtain, read_note, refuse_another, remove
+from zsad.weights.sources import Asked
+from zsad.weights.store import add, cached, intact, is_here, obtain, read_note, refuse_another, remove
 
 NAME = "anomalyclip/visa"
 CONTENT = random.Random(0).randbytes(200_000)

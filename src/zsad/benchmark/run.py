@@ -1,8 +1,7 @@
 """Running the grid: cell by cell, resumable after a kill at any moment, one JSON file each with all it came from."""
 
-import copy
 import datetime
-import hashlib
+import json
 import logging
 import time
 import traceback
@@ -10,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 
@@ -19,61 +17,23 @@ from zsad.benchmark.circumstances import git_commit, peak_memory_mb, versions
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec, write_json
 from zsad.benchmark.identity import Identities, differences, plain, refuse_stale
 from zsad.benchmark.logs import log_to
+from zsad.benchmark.models import Models
+from zsad.benchmark.options import Options
 from zsad.benchmark.pictures import save_pictures
 from zsad.benchmark.results import read_cell
-from zsad.benchmark.train import TrainingDataError, source_for, trained
-from zsad.clip import Clip
-from zsad.clip.backbone import Precision
-from zsad.clip.tensor_store import tensor_key
+from zsad.benchmark.train import TrainingDataError
 from zsad.datamodules import BenchmarkDataModule, Record
 from zsad.datamodules.base import batches
-from zsad.inference import adapters, find_device
+from zsad.inference import find_device
 from zsad.inference.files import sha256
 from zsad.methods import Method
 from zsad.methods.aaclip.fusion import FUSION, fused_scores
 from zsad.methods.evaluation import Evaluation
-from zsad.methods.trained import TrainedMethod
 from zsad.metrics import DEFAULT_METRICS, Evaluator
-from zsad.weights import registry
 from zsad.weights.files import disk_error, is_full
-from zsad.weights.registry import WeightsEntry
 
 METRICS = (*DEFAULT_METRICS, "aupro_200step")
 SCHEMA = 2
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the cells are computed.
-
-    Args:
-        out: Results folder.
-        backbone: In place of each method's published one.
-        train: Auxiliary data for trained methods, in order of preference.
-        epochs: In place of the published number.
-        device: ``"auto"``, ``"cpu"``, ``"cuda:0"``.
-        precision: Of the backbone's blocks while evaluating; training is float32's.
-        mode: Of the evaluator.
-        bootstrap: Resampled sets of images for confidence intervals; 0 for none.
-        batch_size: Images per batch.
-        num_workers: Loader processes.
-        retry_failed: Compute cells again whose result is an error.
-        fuse: Replace image scores by AA-CLIP's evaluation rule, which normalises over the class's whole test set: only
-            to reproduce that paper's tables.
-    """
-
-    out: Path
-    backbone: str | None = None
-    train: Sequence[DataSpec] = ()
-    epochs: int | None = None
-    device: str = "auto"
-    precision: Precision = "32"
-    mode: Literal["binned", "exact"] = "binned"
-    bootstrap: int = 0
-    batch_size: int = 8
-    num_workers: int = 0
-    retry_failed: bool = False
-    fuse: bool = False
 
 
 def cells_of(methods: Sequence[MethodSpec], data: Sequence[DataSpec], seeds: Sequence[int]) -> list[Cell]:
@@ -104,8 +64,6 @@ def cells_of(methods: Sequence[MethodSpec], data: Sequence[DataSpec], seeds: Seq
 
 def is_done(path: Path, retry_failed: bool) -> bool:
     """Whether a cell has a result; an error counts unless it should be tried again."""
-    import json
-
     if not path.is_file():
         return False
     return not (retry_failed and "error" in json.loads(path.read_text(encoding="utf-8")))
@@ -121,12 +79,11 @@ class Runner:
 
     options: Options
     identities: Identities = field(init=False)
-    _clip: tuple[str, Clip] | None = None
-    _hashes: "WeakKeyDictionary[Clip, str]" = field(default_factory=WeakKeyDictionary)
-    _model: tuple[tuple[Any, ...], Method, Path | None] | None = None
+    models: Models = field(init=False)
 
     def __post_init__(self) -> None:
         self.identities = Identities(self._run(), self.options.train)
+        self.models = Models(self.options, self.identities)
 
     def check(self, cells: Sequence[Cell]) -> None:
         """See that no result is there that was made from something else.
@@ -202,7 +159,7 @@ class Runner:
         """Return the result of a cell: values in [0, 1] with bounds, and everything that they came from."""
         started = time.perf_counter()
         device = find_device(self.options.device)
-        method, weights = self.model(cell, device)
+        method, weights = self.models.of(cell, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         data = self._data(cell, method)
@@ -285,7 +242,7 @@ class Runner:
             "backbone": {
                 "name": method.clip.name,
                 "position": method.clip.position,
-                "sha256": self.hash(self._clip[1] if self._clip else method.clip),
+                "sha256": self.models.backbone_hash(method),
             },
             "trained": learned,
             "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
@@ -294,76 +251,11 @@ class Runner:
             "git": git_commit(),
         }
 
-    def model(self, cell: Cell, device: torch.device) -> tuple[Method, Path | None]:
-        """Return the method of a cell on the device, trained if it needs to be, and its weights file."""
-        kind = cell.method.kind
-        learns = hasattr(kind, "training_stages")
-        entry = self._published(cell) if learns and not self.options.train else None
-        source = self._source(cell) if learns and entry is None else None
-        seed = cell.seed if cell.method.seeded else None
-        key = (cell.method.label, entry.name if entry is not None else source and source.label, seed)
-        if self._model is None or self._model[0] != key:
-            clip, weights = self.clip(cell.method), None
-            if source is not None:
-                accelerator = {"cuda": "gpu"}.get(device.type, device.type)
-                method, weights = trained(
-                    cell.method.at(cell.seed),
-                    source,
-                    cell.seed,
-                    clip,
-                    self.options.out,
-                    self.options.epochs,
-                    {"accelerator": accelerator, "devices": 1},
-                    self.identities.training(cell.method.at(cell.seed), source),
-                )
-            elif entry is not None:
-                weights = adapters.fetch(entry).path
-                options = _without_backbone(cell.method.options)
-                method = cast("type[TrainedMethod]", kind).from_weights(weights, backbone=clip, **options)
-            else:
-                method = kind(**{"backbone": clip, **_without_backbone(cell.method.at(cell.seed).options)})
-            if self.options.precision != "32":
-                method.clip = copy.deepcopy(method.clip).cast(self.options.precision)  # the next seed trains in float32
-            self._model = (key, method.eval().to(device), weights)
-        return self._model[1], self._model[2]
-
-    def _source(self, cell: Cell) -> DataSpec:
-        return source_for(cell.data, self.options.train, bool(cell.method.options.get("allow_same_data")))
-
-    def _published(self, cell: Cell) -> WeightsEntry | None:
-        """Return the published adapters of a cell without auxiliary data: the papers' pair, on their own backbone."""
-        usual = registry.default_for(cell.method.name)
-        backbone = self.options.backbone or cell.method.options.get("backbone") or cell.method.kind.published_backbone
-        if usual is None or usual.backbone != backbone:
-            return None
-        return adapters.choose(cell.method.kind, None, cell.data.kind.name)
-
-    def clip(self, method: MethodSpec) -> Clip:
-        """Return the backbone of a method, as the method itself loads it; the one of the method before is let go."""
-        if self._clip is None or self._clip[0] != method.label:
-            self._clip = None
-            named = {"backbone": self.options.backbone} if self.options.backbone else {}
-            self._clip = (method.label, method.kind(**{**method.options, **named}).clip)
-        return self._clip[1]
-
-    def hash(self, clip: Clip) -> str:
-        """Return the SHA-256 of a backbone's weights, computed once."""
-        if clip not in self._hashes:
-            digest = hashlib.sha256()
-            for name, tensor in sorted(clip.model.state_dict().items()):
-                digest.update(f"{name} {tensor_key(tensor)}".encode())
-            self._hashes[clip] = digest.hexdigest()
-        return self._hashes[clip]
-
 
 def _defects(records: Iterable[Record], paths: Sequence[str]) -> list[str]:
     """Return the kind of defect of each image."""
     kinds = {str(record.image_path): record.defect for record in records}
     return [kinds.get(path, "") for path in paths]
-
-
-def _without_backbone(options: Any) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key != "backbone"}
 
 
 def _is_plain(value: Any) -> bool:

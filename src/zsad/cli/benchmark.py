@@ -1,4 +1,7 @@
-"""``zsad benchmark``: the grid from the command line."""
+"""Run methods on data sets, class by class, and write one JSON file per cell.
+
+Started again, it goes on where it stopped. 'zsad report DIR' makes tables of the files.
+"""
 
 import argparse
 import json
@@ -28,11 +31,7 @@ _SHARE = "ZSAD_BENCHMARK_SHARE"  # "index/number" of a process of --jobs
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad benchmark``."""
-    result = Parser(
-        prog="zsad benchmark",
-        description="Run methods on data sets, class by class, and write one JSON file per cell. Started again, it "
-        "goes on where it stopped. 'zsad report DIR' makes tables of the files.",
-    )
+    result = Parser("zsad benchmark", __doc__)
     result.add_argument(
         "--methods", nargs="+", default=["all"], metavar="METHOD",
         help="names, name:option=value,..., YAML configurations or files of rows, or 'all' (default)",

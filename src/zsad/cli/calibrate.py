@@ -1,4 +1,8 @@
-"""``zsad calibrate``: from good parts to a card that says which scores are unusual, and how sure that is."""
+"""Score good parts of one class and write a card.
+
+'zsad score --calibration CARD' then says which images are unusual, with a promise: at most a share ALPHA of good parts
+alarms, on average over calibrations. Stopped and started again, it goes on where it was.
+"""
 
 import argparse
 import os
@@ -39,10 +43,8 @@ _HIGHEST = 5
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
     made = Parser(
-        prog="zsad calibrate",
-        description="Score good parts of one class and write a card. 'zsad score --calibration CARD' then says which "
-        "images are unusual, with a promise: at most a share ALPHA of good parts alarms, on average over calibrations. "
-        "Stopped and started again, it goes on where it was.",
+        "zsad calibrate",
+        __doc__,
         epilog="Calibrate last and once: choosing method, alpha or backbone by the alarms on the same images undoes "
         "the promise.",
     )

@@ -1,4 +1,4 @@
-"""``zsad check``: one cell of a benchmark again, and whether its numbers are the same."""
+"""Compute one cell of a benchmark again from its JSON file and compare the numbers."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,10 +12,7 @@ from zsad.cli.arguments import Parser
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad check``."""
-    result = Parser(
-        prog="zsad check",
-        description="Compute one cell of a benchmark again from its JSON file and compare the numbers.",
-    )
+    result = Parser("zsad check", __doc__)
     result.add_argument("cell", type=Path, help="a file below DIR/cells")
     result.add_argument("--tolerance", type=float, default=1e-6, help="in units of the metric (default: %(default)s)")
     result.add_argument("--device", default="auto")

@@ -1,4 +1,7 @@
-"""``zsad collect``: the rows of ``zsad score --engine ray`` as the files of a run on one machine."""
+"""Make scores.csv, scores.jsonl and index.html of the rows that 'zsad score --engine ray' wrote.
+
+Rows come in the order of their paths; 'relabel', 'drift' and the like then work as after a run on one machine.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -10,11 +13,7 @@ from zsad.cli.cluster_options import folder_or_address
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(
-        prog="zsad collect",
-        description="Make scores.csv, scores.jsonl and index.html of the rows that 'zsad score --engine ray' wrote, in "
-        "the order of their paths; 'relabel', 'drift' and the like then work as after a run on one machine.",
-    )
+    made = Parser("zsad collect", __doc__)
     made.add_argument("run", type=folder_or_address, metavar="RUN", help="what the job was given as --out")
     made.add_argument("--into", type=Path, metavar="DIR", help="folder for the files (default: RUN)")
     made.add_argument("--no-page", action="store_true", help="write no index.html")

@@ -1,4 +1,4 @@
-"""``zsad data``: the arguments of its six commands."""
+"""List, show, check, fetch, prepare and export data sets."""
 
 import argparse
 import dataclasses
@@ -20,11 +20,8 @@ from zsad.datamodules.tools.build import build
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(
-        prog="zsad data",
-        description="List, show, check, fetch, prepare and export data sets.",
-        epilog="Exit status: 0 all is well, 1 something is wrong with the data, 2 the request cannot be met.",
-    )
+    status = "Exit status: 0 all is well, 1 something is wrong with the data, 2 the request cannot be met."
+    made = Parser("zsad data", __doc__, epilog=status)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="what exists, in a line each")
     show = commands.add_parser("show", help="all that is known of one: terms, where to get it, layout, classes")

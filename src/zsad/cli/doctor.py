@@ -1,4 +1,4 @@
-"""``zsad doctor``: what is installed, which devices and weights there are, and what works without a network."""
+"""Show versions, devices, weights, what works offline."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _PACKAGES = (
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0, or 1 if not even the embedded backbone works."""
-    parser = Parser(prog="zsad doctor", description="Show versions, devices, weights, what works offline.")
+    parser = Parser("zsad doctor", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--clear-cache", action="store_true", help="delete stored text embeddings, and do no more")
     args = parser.parse_args(arguments)

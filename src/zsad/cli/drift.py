@@ -1,4 +1,7 @@
-"""``zsad drift``: have the images changed since the calibration, or are there only more defects?"""
+"""Look at the scores of a run in windows and tell changed images from more defects than usual.
+
+Windows are of 50, later 200 images. It warns and changes no label.
+"""
 
 import argparse
 import json
@@ -24,11 +27,7 @@ _COLUMNS = ("window", "images", "says", "median", "alarms", "p of the body", "p 
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(
-        prog="zsad drift",
-        description="Look at the scores of a run in windows of 50, later 200 images and tell changed images from more "
-        "defects than usual. It warns and changes no label.",
-    )
+    made = Parser("zsad drift", __doc__)
     made.add_argument("card", type=Path, metavar="CARD", help="of 'zsad calibrate'")
     made.add_argument("rows", nargs="+", type=Path, metavar="SCORES", help="scores.jsonl of runs, oldest first")
     made.add_argument("--class-name", help="of rows that name none (default: the card's, if it has one class)")

@@ -1,4 +1,7 @@
-"""``zsad evaluate``: metrics of anomaly maps from elsewhere, as a table and as JSON."""
+"""Compute image and pixel metrics of a folder of anomaly maps against a folder of masks.
+
+Maps are npy, tiff or png files, whatever program wrote them.
+"""
 
 import argparse
 import json
@@ -16,11 +19,7 @@ from zsad.metrics.folder import evaluate_folder, find_items, read_map, read_mask
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    result = Parser(
-        prog="zsad evaluate",
-        description="Compute image and pixel metrics of a folder of anomaly maps (npy, tiff, png) against a folder of "
-        "masks; whatever program wrote the maps.",
-    )
+    result = Parser("zsad evaluate", __doc__)
     result.add_argument("--maps", type=Path, required=True, metavar="DIR", help="one file per image, larger is worse")
     result.add_argument(
         "--masks", type=Path, required=True, metavar="DIR", help="same names; everything but 0 is defect"

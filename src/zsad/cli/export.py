@@ -6,28 +6,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from zsad.cli.arguments import Parser
-from zsad.cli.model_options import add_model_options, chosen_model, method_table
+from zsad.cli.model_options import add_model_options, chosen_classes, chosen_model, model_parser
 from zsad.decision import Card
 from zsad.inference import load_model
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(
-        prog="zsad export",
-        description="Write a model as a folder with all that it takes to score images and to serve them, without torch "
+    made = model_parser(
+        "zsad export",
+        "Write a model as a folder with all that it takes to score images and to serve them, without torch "
         "and without zsad: the graph, run.py, a page. The folder is read back and compared with the model.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        conflict_handler="resolve",  # several classes instead of one
-        epilog="Exit status: 0; 1 if the folder differs from the model, which is then kept as DIR.failed; 2 for an "
-        "error.\n\n" + method_table(),
+        "Exit status: 0; 1 if the folder differs from the model, which is then kept as DIR.failed; 2 for an error.",
     )
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
-    add_model_options(made)
-    made.add_argument(
-        "--class-name", action="append", metavar="NAME", help="may be repeated (default: the card's, else 'object')"
-    )
+    add_model_options(made, several=True)
     made.add_argument("--words", type=Path, metavar="FILE", help="more classes, one a line")
     made.add_argument("--format", choices=("onnx", "pt2"), default="onnx", help="default: %(default)s")
     made.add_argument("--quantize", choices=("int8",), help="weights in eight bits: a third of the size; a report")
@@ -48,13 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     args = parser().parse_args(arguments)
     console = Console()
     card = None if args.calibration is None else Card.load(args.calibration)
-    names = [*(args.class_name or ()), *_words(args.words)] or ([] if card is None else list(card.classes))
-    args.class_name = names[0] if names else None
+    names = chosen_classes(args, card, _words(args.words))
     verify = None if args.no_verify else Verification(args.verify, args.tolerance, args.labels, args.max_flips)
     model = load_model(**chosen_model(args, card), device="cpu")
     try:
         folder = export(
-            model, args.out, names or [args.class_name], format=args.format, quantize=args.quantize, calibration=card,
+            model, args.out, names, format=args.format, quantize=args.quantize, calibration=card,
             verify=verify,
         )  # fmt: skip
     except VerificationError as error:

@@ -1,4 +1,8 @@
-"""``zsad export-regions``: the regions of a run for annotation tools; no image is scored again."""
+"""Write the regions of a run as COCO JSON, Label Studio JSON, CVAT XML or mask pictures.
+
+Regions are those that 'zsad score --calibration' found, or those that lie above a threshold of the maps that 'zsad
+score --maps' kept; no image is scored again. Coordinates are those of upright pictures.
+"""
 
 import argparse
 import json
@@ -18,12 +22,7 @@ from zsad.inference.relabel import all_rows
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(
-        prog="zsad export-regions",
-        description="Write the regions that 'zsad score --calibration' found, or those that lie above a threshold of "
-        "the maps that 'zsad score --maps' kept, as COCO JSON, Label Studio JSON, CVAT XML or mask pictures. "
-        "Coordinates are those of upright pictures.",
-    )
+    made = Parser("zsad export-regions", __doc__)
     made.add_argument("run", type=Path, metavar="RUN", help="the folder that 'zsad score' wrote with --out")
     made.add_argument("--format", choices=FORMATS, required=True)
     made.add_argument("--out", type=Path, required=True, help="file to write; a folder for masks")

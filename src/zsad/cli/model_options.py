@@ -1,9 +1,11 @@
 """The options that say which model is meant, and how a card fills in those that were not given."""
 
 import argparse
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from zsad.cli.arguments import Parser
 from zsad.inference.loading import FIRST_LOOK
 
 if TYPE_CHECKING:  # the arguments and their help need no torch
@@ -21,10 +23,25 @@ TRAINED = frozenset({"coop", "vand", "anomalyclip", "aaclip", "visualad", "adacl
 PRECISIONS = ("32", "bf16", "fp16")
 
 
-def add_model_options(made: argparse.ArgumentParser) -> None:
-    """Add method, class, backbone, checkpoint, options and references to a parser; without a value they are None."""
+def model_parser(prog: str, description: str, epilog: str = "") -> Parser:
+    """Return a parser whose help ends with the table of methods; its texts keep their lines."""
+    below = f"{epilog}\n\n{method_table()}" if epilog else method_table()
+    return Parser(prog, description, epilog=below, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_model_options(made: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add method, class, backbone, checkpoint, options and references to a parser; without a value they are None.
+
+    Args:
+        made: The parser.
+        several: Whether ``--class-name`` may be repeated; see :func:`chosen_classes`.
+    """
     made.add_argument("--method", help="see the table below (default: the card's, else anovl, views=none)")
-    made.add_argument("--class-name", help="what the images show, in plain words (default: the card's, else 'object')")
+    what = "what the images show, in plain words (default: the card's, else 'object')"
+    if several:
+        made.add_argument("--class-name", action="append", metavar="NAME", help=f"{what}; may be repeated")
+    else:
+        made.add_argument("--class-name", help=what)
     made.add_argument(
         "--backbone",
         help="'<open_clip model>/<tag, file or random>', or 'zsad-mini' (embedded, knows synthetic images only); "
@@ -62,6 +79,19 @@ def chosen_card(args: argparse.Namespace) -> "Card | None":
     if str(args.calibration) == SHIPPED:
         return shipped_card(args.checkpoint, args.precision or "32")
     return Card.load(args.calibration)
+
+
+def chosen_classes(args: argparse.Namespace, card: "Card | None", more: Sequence[str] = ()) -> list[str]:
+    """Return the classes of a ``--class-name`` that may be repeated, else the card's, else the usual one.
+
+    Args:
+        args: ``args.class_name`` becomes the first of them.
+        card: If there is one.
+        more: Classes that were given otherwise.
+    """
+    names = [*(args.class_name or ()), *more] or list(() if card is None else card.classes) or [DEFAULT_CLASS]
+    args.class_name = names[0]
+    return names
 
 
 def chosen_model(args: argparse.Namespace, card: "Card | None" = None) -> dict[str, Any]:

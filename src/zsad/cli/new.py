@@ -1,4 +1,4 @@
-"""``zsad new``: a file to begin a method with."""
+"""Write a method that works, and its test, for you to replace what is inside."""
 
 import argparse
 import keyword
@@ -14,9 +14,7 @@ from zsad.cli.arguments import Parser
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad new``."""
-    result = Parser(
-        prog="zsad new", description="Write a method that works, and its test, for you to replace what is inside."
-    )
+    result = Parser("zsad new", __doc__)
     result.add_argument("what", choices=("method",))
     result.add_argument("name", help="name of the class, as the paper spells it, e.g. MyMethod")
     result.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="of the module (default: here)")

@@ -1,4 +1,7 @@
-"""``zsad prompts``: ask a language model for the prompts of classes, keep its answers in the cache, show them."""
+"""Fill the cache of a language model's answers and show the prompts that ALFA makes of them.
+
+The packaged answers (default) are a hand-written stand-in and need no network.
+"""
 
 import argparse
 import json
@@ -16,9 +19,8 @@ from zsad.methods.alfa.prompts import LABELS
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
     made = Parser(
-        prog="zsad prompts",
-        description="Fill the cache of a language model's answers and show the prompts that ALFA makes of them. The "
-        "packaged answers (default) are a hand-written stand-in and need no network.",
+        "zsad prompts",
+        __doc__,
         epilog="A key is read from the environment only: from OPENAI_API_KEY, or from the variable that "
         "--option api_key_env=NAME names.",
     )

@@ -1,4 +1,7 @@
-"""``zsad relabel``: other labels for the rows of ``zsad score``, without scoring an image again."""
+"""Give every row in the folder of a run of 'zsad score' another label; scores and heat maps stay.
+
+The run can be continued with the new threshold.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -15,11 +18,7 @@ from zsad.inference.settings import read_settings
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(
-        prog="zsad relabel",
-        description="Give every row in the folder of a run of 'zsad score' another label; scores and heat maps stay. "
-        "The run can be continued with the new threshold.",
-    )
+    made = Parser("zsad relabel", __doc__)
     made.add_argument("run", type=Path, metavar="RUN", help="the folder that 'zsad score' wrote with --out")
     which = made.add_mutually_exclusive_group(required=True)
     which.add_argument("--threshold", type=float, help="label an image 1 from this score on")

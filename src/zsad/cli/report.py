@@ -1,4 +1,4 @@
-"""``zsad report``: Markdown, CSV, LaTeX and one HTML page from a results folder."""
+"""Make tables and one HTML page from a results folder."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from zsad.report.terminal import tables
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``zsad report``."""
-    result = Parser(prog="zsad report", description="Make tables and one HTML page from a results folder.")
+    result = Parser("zsad report", __doc__)
     result.add_argument("results", type=Path, metavar="DIR")
     result.add_argument(
         "--out", type=Path, metavar="DIR", help="where report.{md,csv,tex,html} go (default: the results folder)"

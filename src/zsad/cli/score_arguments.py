@@ -4,26 +4,23 @@ import argparse
 import os
 from pathlib import Path
 
-from zsad.cli.arguments import Parser
 from zsad.cli.cluster_options import add_cluster_options, folder_or_address
 from zsad.cli.explain import add_explain_option
 from zsad.cli.exported import add_exported_options
 from zsad.cli.look_options import add_look_options
-from zsad.cli.model_options import add_model_options, method_table
+from zsad.cli.model_options import add_model_options, model_parser
 from zsad.images.levels import read_count
 from zsad.images.overlay import AUTO, MAP_FORMATS, Scale
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(
-        prog="zsad score",
-        description="Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it "
+    made = model_parser(
+        "zsad score",
+        "Score every image under the given paths; write scores.csv, scores.jsonl and heat maps as it "
         "goes.\nStarted again with the same settings, it goes on where it stopped.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Scores rank images of one kind of product; there is no universal threshold.\n"
-        "Exit status: 0, also if some files have a row with an error; 1 if nothing could be scored; 2 for an error.\n\n"
-        + method_table(),
+        "Scores rank images of one kind of product; there is no universal threshold.\n"
+        "Exit status: 0, also if some files have a row with an error; 1 if nothing could be scored; 2 for an error.",
     )
     made.add_argument(
         "paths",

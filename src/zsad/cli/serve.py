@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsad.cli.arguments import Parser
-from zsad.cli.model_options import add_model_options, chosen_model, method_table
+from zsad.cli.model_options import add_model_options, chosen_classes, chosen_model, model_parser
 from zsad.decision import Card
 from zsad.deploy.served import Served
 
@@ -14,22 +13,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
     from zsad.deploy.serve_options import add_serve_options
 
-    made = Parser(
-        prog="zsad serve",
-        description="Score images that come over HTTP: POST /v1/score, /v1/score-many, and a page at /.\n"
+    made = model_parser(
+        "zsad serve",
+        "Score images that come over HTTP: POST /v1/score, /v1/score-many, and a page at /.\n"
         "It listens on this machine only, unless there is a token; nothing that comes in is stored.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        conflict_handler="resolve",  # several classes instead of one
-        epilog=method_table(),
     )
     made.add_argument("export", nargs="?", type=Path, metavar="EXPORT", help="a folder of 'zsad export', without torch")
-    add_model_options(made)
-    made.add_argument(
-        "--class-name",
-        action="append",
-        metavar="NAME",
-        help="what images may show; may be repeated (default: the card's)",
-    )
+    add_model_options(made, several=True)
     made.add_argument("--calibration", type=Path, metavar="CARD", help="of 'zsad calibrate': labels, p-values, regions")
     made.add_argument("--runtime", help="of an EXPORT: 'onnxruntime' (default), 'openvino', 'torch'")
     made.add_argument(
@@ -79,7 +69,6 @@ def _live(args: argparse.Namespace) -> Served:
     from zsad.inference import load_model
 
     card = None if args.calibration is None else Card.load(args.calibration)
-    names = args.class_name or ([] if card is None else list(card.classes))
-    args.class_name = names[0] if names else None
+    names = chosen_classes(args, card)
     predictor = load_model(**chosen_model(args, card), device=args.device, calibration=card)
-    return Live(predictor, names or [args.class_name])
+    return Live(predictor, names)

@@ -16,14 +16,14 @@ from zsad.cli.mistakes import check_options, one_line, pairs
 from zsad.cli.predicted import MapWriter
 from zsad.cli.result_table import print_result
 from zsad.cli.tested import everyones, write_test
-from zsad.datamodules import DATAMODULES, BenchmarkDataModule
-from zsad.datamodules import GROUP as DATA_GROUP
-from zsad.datamodules.outside import find_outside
+from zsad.datamodules import REGISTRY as DATA_REGISTRY
+from zsad.datamodules import BenchmarkDataModule
+from zsad.datamodules.outside import Registry
 from zsad.decision import Card
 from zsad.inference import adapters
 from zsad.inference.loading import UNTRAINED
-from zsad.methods import GROUP as METHOD_GROUP
-from zsad.methods import METHODS, Method
+from zsad.methods import REGISTRY as METHOD_REGISTRY
+from zsad.methods import Method
 from zsad.methods.restoring import stored_backbone, stored_options
 from zsad.methods.trained import TrainedMethod
 from zsad.metrics.result import EvaluationResult
@@ -163,10 +163,7 @@ def _check_yaml(arguments: Sequence[str]) -> None:
 
 def class_names(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with registry names after ``--model`` and ``--data`` replaced by class names."""
-    registries: dict[str, Any] = {
-        "--model": (METHODS, METHOD_GROUP, Method),
-        "--data": (DATAMODULES, DATA_GROUP, BenchmarkDataModule),
-    }
+    registries: dict[str, Registry[Any]] = {"--model": METHOD_REGISTRY, "--data": DATA_REGISTRY}
     result: list[str] = []
     for number, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
@@ -178,12 +175,11 @@ def class_names(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _class_name(known: tuple[Any, str, Any], name: str) -> str:
-    registry, group, base = known
+def _class_name(registry: Registry[Any], name: str) -> str:
     key = name.lower()
-    if key in registry:
-        return str(registry[key].__name__)
-    if "." not in name and (found := find_outside(name, group, base, by_hand=True)) is not None:
+    if key in registry.own:
+        return str(registry.own[key].__name__)
+    if "." not in name and (found := registry.find_outside(name, by_hand=True)) is not None:
         return f"{found.__module__}.{found.__qualname__}"
     return name
 

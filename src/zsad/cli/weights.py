@@ -1,4 +1,4 @@
-"""``zsad weights``: list, download, check, add and publish trained adapters."""
+"""Trained adapters that people published."""
 
 import argparse
 import json
@@ -17,12 +17,12 @@ from zsad.methods.author_files import READERS, convert, reader_of
 from zsad.report.terminal import tables
 from zsad.weights import backbones, store
 from zsad.weights.registry import WeightsEntry, find, list_weights
-from zsad.weights.store import Asked
+from zsad.weights.sources import Asked
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the arguments of the command."""
-    made = Parser(prog="zsad weights", description="Trained adapters that people published.")
+    made = Parser("zsad weights", __doc__)
     commands = made.add_subparsers(dest="command", required=True)
     one = commands.add_parser("list", help="what there is, what it was trained on, its terms, and whether it is here")
     one.add_argument("method", nargs="?", help="of one method")
@@ -58,14 +58,15 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--reproduce", metavar="TEXT", help="command line that trains the same adapters again")
     one.add_argument("--push", metavar="OWNER/NAME", help="upload it to the Hugging Face Hub")
     one.add_argument("--public", action="store_true", help="a repository that is made is for everybody")
+    for run in (_list, _download, _add, _verify, _remove, _pin, _card):
+        commands.choices[run.__name__.removeprefix("_")].set_defaults(run=run)
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0, or 1 if ``verify`` found something wrong."""
     args = parser().parse_args(arguments)
-    done: int = globals()[f"_{args.command}"](args)
-    return done
+    return int(args.run(args))
 
 
 def _list(args: argparse.Namespace) -> int:

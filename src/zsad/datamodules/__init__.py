@@ -18,7 +18,7 @@ from zsad.datamodules.joined import Joined
 from zsad.datamodules.mpdd import MPDD
 from zsad.datamodules.mvtec import MVTecAD
 from zsad.datamodules.mvtec_ad2 import MVTecAD2
-from zsad.datamodules.outside import find_outside, outside_names
+from zsad.datamodules.outside import Registry
 from zsad.datamodules.pairs import check_pair
 from zsad.datamodules.polyp import CVC300, CVCClinicDB, CVCColonDB, Endo, Kvasir
 from zsad.datamodules.real_iad import RealIAD
@@ -27,9 +27,6 @@ from zsad.datamodules.synthetic import Synthetic
 from zsad.datamodules.tn3k import TN3K
 from zsad.datamodules.visa import VisA
 from zsad.types import Record
-
-GROUP = "zsad.datamodules"
-"""Entry-point group by which other packages offer data modules."""
 
 DATAMODULES: dict[str, type[BenchmarkDataModule]] = {
     "mvtec_ad": MVTecAD,
@@ -60,6 +57,9 @@ DATAMODULES: dict[str, type[BenchmarkDataModule]] = {
     "synthetic": Synthetic,
 }
 """Key -> class, in the order of the papers' tables."""
+
+REGISTRY = Registry("zsad.datamodules", BenchmarkDataModule, DATAMODULES)  # type: ignore[type-abstract]
+"""These and the data modules of other packages."""
 
 __all__ = [
     "BTAD",
@@ -107,7 +107,7 @@ __all__ = [
 
 def list_datamodules() -> list[str]:
     """Return the keys of all data modules, in the order of the papers' tables, then those of the entry points."""
-    return [*DATAMODULES, *(name for name in outside_names(GROUP) if name not in DATAMODULES)]
+    return REGISTRY.names()
 
 
 def get_datamodule(name: str, by_hand: bool = False) -> type[BenchmarkDataModule]:
@@ -124,7 +124,7 @@ def get_datamodule(name: str, by_hand: bool = False) -> type[BenchmarkDataModule
     names |= {kind.__name__.lower(): kind for kind in DATAMODULES.values()}
     if name.lower() in names:
         return names[name.lower()]
-    if (found := find_outside(name, GROUP, BenchmarkDataModule, by_hand)) is not None:  # type: ignore[type-abstract]
+    if (found := REGISTRY.find_outside(name, by_hand)) is not None:
         return found
     near = difflib.get_close_matches(name.lower(), names, len(names), 0)
     ordered = list(dict.fromkeys(key for one in near for key, kind in DATAMODULES.items() if kind is names[one]))

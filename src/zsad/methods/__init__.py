@@ -2,7 +2,7 @@
 
 import difflib
 
-from zsad.datamodules.outside import find_outside, outside_names
+from zsad.datamodules.outside import Registry
 from zsad.methods.aaclip.method import AACLIP
 from zsad.methods.adaclip.method import AdaCLIP
 from zsad.methods.alfa.method import ALFA
@@ -22,9 +22,6 @@ from zsad.methods.winclip import WinCLIP
 from zsad.types import Batch, Context, Prediction
 from zsad.weights.checkpoints import CheckpointError
 
-GROUP = "zsad.methods"
-"""Entry-point group by which other packages offer methods."""
-
 METHODS: dict[str, type[Method]] = {
     "clip": CLIP,
     "clipac": CLIPAC,
@@ -43,6 +40,9 @@ METHODS: dict[str, type[Method]] = {
     "transmm": TransMM,
 }
 """Name -> class, in the order of the tables."""
+
+REGISTRY = Registry("zsad.methods", Method, METHODS)  # type: ignore[type-abstract]
+"""These and the methods of other packages."""
 
 __all__ = [
     "AACLIP",
@@ -74,12 +74,12 @@ __all__ = [
 
 def outside_methods() -> dict[str, str]:
     """Return the methods that installed packages offer, name -> ``"package.module:Class"``; nothing is imported."""
-    return {name: place for name, place in outside_names(GROUP).items() if name not in METHODS}
+    return REGISTRY.outside()
 
 
 def list_methods() -> list[str]:
     """Return the names of all methods, in the order of the tables, then those of the entry points ``zsad.methods``."""
-    return [*METHODS, *outside_methods()]
+    return REGISTRY.names()
 
 
 def get_method(name: str, by_hand: bool = False) -> type[Method]:
@@ -94,7 +94,7 @@ def get_method(name: str, by_hand: bool = False) -> type[Method]:
     """
     key = name.lower().replace("-", "").replace("_", "")
     if key not in METHODS:
-        if (found := find_outside(name, GROUP, Method, by_hand)) is not None:  # type: ignore[type-abstract]
+        if (found := REGISTRY.find_outside(name, by_hand)) is not None:
             return found
         near = difflib.get_close_matches(key, METHODS, n=len(METHODS), cutoff=0.0)
         raise ValueError(f"Unknown method '{name}'. Did you mean '{near[0]}'? Known methods, nearest first: {near}.")

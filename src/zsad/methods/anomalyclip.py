@@ -11,12 +11,12 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.blocks import TwoPath, two_path
-from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.adam import AdamTrained
 from zsad.methods.author_files import AuthorState, read_anomalyclip
 from zsad.methods.authors import FromAuthors
 from zsad.methods.layers import chosen_layers
+from zsad.methods.pixel_losses import PixelLosses
 from zsad.methods.prompt_learner import DeepTokenCast, PromptLearner, PromptMethod
 from zsad.types import Batch, Context, Prediction
 from zsad.weights.checkpoints import CheckpointError
@@ -24,7 +24,7 @@ from zsad.weights.checkpoints import CheckpointError
 DpamAttention = Literal["vv", "qq", "kk", "qk"]
 
 
-class AnomalyCLIP(PromptMethod, FromAuthors, AdamTrained):
+class AnomalyCLIP(PromptMethod, FromAuthors, PixelLosses, AdamTrained):
     """Learn one pair of prompts for "an object" and "a damaged object" of any kind, and find defects of unseen classes.
 
     The defaults are those of the authors' released code, which produced the published tables; where the paper says
@@ -53,13 +53,10 @@ class AnomalyCLIP(PromptMethod, FromAuthors, AdamTrained):
         image_loss: Whether the cross-entropy of the image labels is part of the loss (table 5).
         focal_loss: Whether the focal loss is part of the pixel losses (table 11).
         dice_loss: Whether the two dice losses are part of the pixel losses (table 11).
-        focal_gamma: Exponent of the focal loss.
-        focal_smooth: Small number in the focal loss.
-        dice_smooth: Added to numerator and denominator of the dice losses.
         lr: Learning rate of Adam, constant.
         deep_token_cast: ``"float16"`` rounds the deep tokens as the released code does.
-        **kwargs: Options of :class:`~zsad.methods.prompt_learner.PromptMethod` and
-            :class:`~zsad.methods.adam.AdamTrained`.
+        **kwargs: Options of :class:`~zsad.methods.prompt_learner.PromptMethod`,
+            :class:`~zsad.methods.pixel_losses.PixelLosses` and :class:`~zsad.methods.adam.AdamTrained`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -87,9 +84,6 @@ class AnomalyCLIP(PromptMethod, FromAuthors, AdamTrained):
         image_loss: bool = True,
         focal_loss: bool = True,
         dice_loss: bool = True,
-        focal_gamma: float = 2.0,
-        focal_smooth: float = 1e-5,
-        dice_smooth: float = 1.0,
         lr: float = 1e-3,
         deep_token_cast: DeepTokenCast = "none",
         **kwargs: Any,
@@ -119,7 +113,6 @@ class AnomalyCLIP(PromptMethod, FromAuthors, AdamTrained):
         if local_loss_weight is None:
             self.local_loss_weight = 4.0 if variant == "released" else 1.0
         self.image_loss, self.focal_loss, self.dice_loss = image_loss, focal_loss, dice_loss
-        self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
         self.lr = lr
         self.declare_range(0.0, float(len(self.layers)))
         self.prompts = PromptLearner(
@@ -241,10 +234,10 @@ class AnomalyCLIP(PromptMethod, FromAuthors, AdamTrained):
         for number, layer in zip(self.layers, probs.unbind(dim=1), strict=True):
             layer = upsample(layer, (mask.shape[-2], mask.shape[-1]))
             if self.focal_loss:
-                losses[f"focal.l{number}"] = focal(layer, mask, self.focal_gamma, self.focal_smooth)
+                losses[f"focal.l{number}"] = self.focal(layer, mask)
             if self.dice_loss:
-                losses[f"dice_abnormal.l{number}"] = dice(layer[:, 1], mask, self.dice_smooth)
-                losses[f"dice_normal.l{number}"] = dice(layer[:, 0], ~mask.bool(), self.dice_smooth)
+                losses[f"dice_abnormal.l{number}"] = self.dice(layer[:, 1], mask)
+                losses[f"dice_normal.l{number}"] = self.dice(layer[:, 0], ~mask.bool())
         return losses
 
     # ---- the authors' files

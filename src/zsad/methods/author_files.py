@@ -17,6 +17,7 @@ from zsad.weights.checkpoints import CheckpointError, local_file, read_tensors
 from zsad.weights.expected import MismatchError
 from zsad.weights.fetch import Report
 from zsad.weights.registry import NotPublishedError, WeightsEntry, find
+from zsad.weights.sources import Asked
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -277,4 +278,4 @@ def weights_path(
     """
     entry = find(name)
     reader_of(entry)
-    return store.obtain(entry, convert, store.Asked(offline, mirror, keep, report))
+    return store.obtain(entry, convert, Asked(offline, mirror, keep, report))

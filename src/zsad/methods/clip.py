@@ -7,7 +7,6 @@ from torch import Tensor
 from zsad.clip import Clip
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.ensemble import PromptEnsemble
-from zsad.prompts import ClassWords
 from zsad.types import Context, ImageProtocol, Prediction
 
 
@@ -20,12 +19,8 @@ class CLIP(PromptEnsemble):
     Args:
         backbone: Backbone name or a loaded one.
         prompts: Packaged prompt list or YAML file.
-        temperature: Divisor of the cosines before the softmax.
-        class_words: How class names are spelled in prompts; ``"readable"`` turns underscores into spaces.
-        normalise_prompts: Give each prompt embedding unit length before the mean.
         normalise_text: Give the mean unit length.
-        align_corners: How the patch map is enlarged.
-        **kwargs: Options of :class:`~zsad.methods.base.Method`.
+        **kwargs: Options of :class:`~zsad.methods.ensemble.PromptEnsemble`.
     """
 
     published_backbone = "ViT-L-14-336-quickgelu/openai"
@@ -35,14 +30,10 @@ class CLIP(PromptEnsemble):
         self,
         backbone: str | Clip = published_backbone,
         prompts: str = "clip",
-        temperature: float = 0.07,
-        class_words: ClassWords = "readable",
-        normalise_prompts: bool = True,
         normalise_text: bool = True,
-        align_corners: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, prompts, temperature, class_words, normalise_prompts, align_corners, **kwargs)
+        super().__init__(backbone, prompts, **kwargs)
         self.normalise_text = normalise_text
 
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,14 @@ from zsad.prompts import ClassWords, load_prompts
 class PromptEnsemble(Method):
     """A method whose text is one mean of prompts per state and class.
 
-    Args are those of :class:`~zsad.methods.clip.CLIP`.
+    Args:
+        backbone: Backbone name or a loaded one.
+        prompts: Packaged prompt list or YAML file.
+        temperature: Divisor of the cosines before the softmax.
+        class_words: How class names are spelled in prompts; ``"readable"`` turns underscores into spaces.
+        normalise_prompts: Give each prompt embedding unit length before the mean.
+        align_corners: How the patch map is enlarged.
+        **kwargs: Options of :class:`~zsad.methods.base.Method`.
     """
 
     normalise_text = False
@@ -24,10 +31,10 @@ class PromptEnsemble(Method):
         self,
         backbone: str | Clip,
         prompts: str,
-        temperature: float,
-        class_words: ClassWords,
-        normalise_prompts: bool,
-        align_corners: bool,
+        temperature: float = 0.07,
+        class_words: ClassWords = "readable",
+        normalise_prompts: bool = True,
+        align_corners: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)

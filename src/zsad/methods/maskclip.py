@@ -36,7 +36,7 @@ class MaskCLIP(CLIP):
         residual: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, prompts, temperature, **kwargs)
+        super().__init__(backbone, prompts, temperature=temperature, **kwargs)
         self.residual = residual
 
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from zsad.weights.files import write_whole
 from zsad.weights.hub import endpoint, hub_file, hub_files, is_of_network
 from zsad.weights.places import offline_reason
 from zsad.weights.registry import table
-from zsad.weights.store import NotHereError
+from zsad.weights.sources import NotHereError
 
 ADAPTERS = "adapters.safetensors"
 CONFIG = "config.json"

@@ -17,7 +17,10 @@ def encode_sides(
     words: ClassWords = "raw",
     domains: Sequence[str] | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return per class the raw embeddings of its normal and anomalous prompts, each (prompts, dim)."""
+    """Return per class the raw embeddings of its normal and anomalous prompts, each (prompts, dim).
+
+    ``domains`` take the place of those of the class's group.
+    """
     sides = [side for name in class_names for side in prompts.compose(name, words, domains)]
     parts = clip.encode_prompts([text for side in sides for text in side]).split([len(side) for side in sides])
     return list(zip(parts[::2], parts[1::2], strict=True))
@@ -28,7 +31,6 @@ def prototypes(
     prompts: Prompts,
     class_names: Sequence[str],
     words: ClassWords = "raw",
-    domains: Sequence[str] | None = None,
     normalise_prompts: bool = True,
     normalise_mean: bool = True,
 ) -> Tensor:
@@ -39,11 +41,10 @@ def prototypes(
         prompts: The word lists.
         class_names: Raw class names.
         words: How classes are spelled.
-        domains: Domains in place of those of the class's group.
         normalise_prompts: Give each prompt unit length before the mean (AnoVL and WinCLIP do not).
         normalise_mean: Give the mean unit length.
     """
-    return average(encode_sides(clip, prompts, class_names, words, domains), normalise_prompts, normalise_mean)
+    return average(encode_sides(clip, prompts, class_names, words), normalise_prompts, normalise_mean)
 
 
 def average(

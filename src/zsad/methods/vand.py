@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from zsad.clip import Clip
 from zsad.clip.loading import Activation
-from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.adam import AdamTrained
 from zsad.methods.author_files import AuthorState, read_vand
 from zsad.methods.authors import FromAuthors
 from zsad.methods.evaluation import ClassRule
 from zsad.methods.layers import chosen_layers
+from zsad.methods.pixel_losses import PixelLosses
 from zsad.methods.prototypes import prototypes
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
 
-class VAND(FromAuthors, AdamTrained):
+class VAND(FromAuthors, PixelLosses, AdamTrained):
     """Train one linear layer per block on an auxiliary data set; compare projected patches with a prompt ensemble.
 
     Follows the released code (ByChelsea/VAND-APRIL-GAN): exact GELU in OpenAI's QuickGELU weights, logits enlarged
@@ -37,9 +37,6 @@ class VAND(FromAuthors, AdamTrained):
         prompts: Packaged prompt list or YAML file.
         class_words: How class names are spelled in prompts; the released code keeps underscores.
         temperature: Divisor of the cosines.
-        focal_gamma: Exponent of the focal loss.
-        focal_smooth: Small number in the focal loss.
-        dice_smooth: Added to numerator and denominator of the dice loss.
         lr: Learning rate of Adam, constant.
         shot_seed: Decides which references are drawn, with replacement; the released few-shot script takes ``shots=4``.
         few_shot_score: Image score of the evaluation with references. ``"text"``: as without. ``"class_minmax"``: the
@@ -47,7 +44,8 @@ class VAND(FromAuthors, AdamTrained):
             maximum; a score then depends on the whole test set, so it exists at the end of validation, test and
             benchmark.
         activation: The published mismatch; ``"quick_gelu"`` is what OpenAI's weights were trained with.
-        **kwargs: Options of :class:`~zsad.methods.adam.AdamTrained`.
+        **kwargs: Options of :class:`~zsad.methods.pixel_losses.PixelLosses` and
+            :class:`~zsad.methods.adam.AdamTrained`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -72,9 +70,6 @@ class VAND(FromAuthors, AdamTrained):
         prompts: str = "vand",
         class_words: ClassWords = "raw",
         temperature: float = 0.01,
-        focal_gamma: float = 2.0,
-        focal_smooth: float = 1e-5,
-        dice_smooth: float = 1.0,
         lr: float = 1e-3,
         shot_seed: int = 42,
         few_shot_score: Literal["text", "class_minmax"] = "text",
@@ -90,7 +85,6 @@ class VAND(FromAuthors, AdamTrained):
         self.prompts = load_prompts(prompts)
         self.class_words: ClassWords = class_words
         self.temperature = temperature
-        self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
         self.lr = lr
         self.few_shot_score = few_shot_score
         with torch.random.fork_rng(devices=[]):
@@ -210,8 +204,8 @@ class VAND(FromAuthors, AdamTrained):
         losses = {}
         for index, number in enumerate(self.layers):
             probs = self.layer_probability(index, features["patches"][:, index], text, (mask.shape[-2], mask.shape[-1]))
-            losses[f"focal.l{number}"] = focal(probs, mask, self.focal_gamma, self.focal_smooth)
-            losses[f"dice.l{number}"] = dice(probs[:, 1], mask, self.dice_smooth)
+            losses[f"focal.l{number}"] = self.focal(probs, mask)
+            losses[f"dice.l{number}"] = self.dice(probs[:, 1], mask)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     # ---- the authors' files

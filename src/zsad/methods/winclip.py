@@ -12,7 +12,6 @@ from zsad.clip.blocks import Step, after_attention, merge_heads, qkv, whole
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.functional.windows import harmonic_mean, window_indices, window_map, window_tokens
 from zsad.methods.ensemble import PromptEnsemble
-from zsad.prompts import ClassWords
 from zsad.types import Context, ImageProtocol, Prediction
 
 
@@ -41,12 +40,9 @@ class WinCLIP(PromptEnsemble):
         backbone: Backbone name or a loaded one.
         scales: Sides of the windows in patches.
         prompts: Packaged prompt list (``"winclip"``; ``"winclip_22"`` without its duplicate template) or YAML file.
-        class_words: How class names are spelled in prompts; ``"readable"`` turns underscores into spaces.
-        temperature: Divisor of the cosines before the softmax.
         normalise_prompts: Give each prompt embedding unit length before the mean.
-        align_corners: How the patch map is enlarged.
         chunk: Windows in one forward pass, which bounds the memory; the result does not depend on it.
-        **kwargs: Options of :class:`~zsad.methods.base.Method`.
+        **kwargs: Options of :class:`~zsad.methods.ensemble.PromptEnsemble`.
     """
 
     published_backbone = "ViT-B-16-plus-240/laion400m_e31"
@@ -58,14 +54,11 @@ class WinCLIP(PromptEnsemble):
         backbone: str | Clip = published_backbone,
         scales: Sequence[int] = (2, 3),
         prompts: str = "winclip",
-        class_words: ClassWords = "readable",
-        temperature: float = 0.07,
         normalise_prompts: bool = False,
-        align_corners: bool = False,
         chunk: int | None = 256,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, prompts, temperature, class_words, normalise_prompts, align_corners, **kwargs)
+        super().__init__(backbone, prompts, normalise_prompts=normalise_prompts, **kwargs)
         if not scales or len(set(scales)) < len(scales) or min(scales) < 1:
             raise ValueError(f"scales must be different window sides of at least 1 patch, got {list(scales)}.")
         if chunk is not None and chunk < 1:

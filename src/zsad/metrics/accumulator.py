@@ -234,6 +234,14 @@ class ScoreMetric(ScoreAccumulator):
         score_range: Range of the scores, if it is known; makes the bins finer. Scores may be anything otherwise.
         bits: Binary logarithm of the number of bins; by default see :class:`~zsad.metrics.bins.ScoreBins`.
         **kwargs: Of ``torchmetrics.Metric``.
+
+    Example:
+        >>> from zsad.metrics import AUROC
+        >>> metric = AUROC(mode="exact")
+        >>> metric.update(torch.tensor([3.0, 1.0]), torch.tensor([1, 0]))
+        >>> metric.update(torch.tensor([2.0, 2.0]), torch.tensor([1, 0]))
+        >>> metric.compute().item()
+        0.875
     """
 
     higher_is_better = True

@@ -30,7 +30,7 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
 
 def auroc_of(counts: Counts) -> Tensor:
     """Return the area under the ROC curve through the rows of the counts."""
-    if not counts.positives or not counts.negatives:
+    if counts.one_sided:
         return counts.true_positive.new_full((), torch.nan)
     area = torch.trapezoid(from_zero(counts.true_positive), from_zero(counts.false_positive))
     return area / (counts.positives * counts.negatives)
@@ -38,7 +38,7 @@ def auroc_of(counts: Counts) -> Tensor:
 
 def auroc_bound(counts: Counts) -> float:
     """Return how far binning may have moved the value: half of all pairs that share a row are undecided."""
-    if not counts.positives or not counts.negatives:
+    if counts.one_sided:
         return 0.0
     pairs = steps(counts.true_positive) * steps(counts.false_positive) * (counts.highest > counts.lowest)
     return float(pairs.sum()) / 2 / (counts.positives * counts.negatives)
@@ -47,14 +47,7 @@ def auroc_bound(counts: Counts) -> float:
 class AUROC(ScoreMetric):
     """Area under the ROC curve of scores from any number of batches and processes.
 
-    Args are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
-
-    Example:
-        >>> metric = AUROC(mode="exact")
-        >>> metric.update(torch.tensor([3.0, 1.0]), torch.tensor([1, 0]))
-        >>> metric.update(torch.tensor([2.0, 2.0]), torch.tensor([1, 0]))
-        >>> metric.compute().item()
-        0.875
+    Args and use are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
     """
 
     formula = staticmethod(auroc_of)

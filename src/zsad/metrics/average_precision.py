@@ -22,7 +22,7 @@ def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
 
 def average_precision_of(counts: Counts) -> Tensor:
     """Return the sum of recall steps times the precision at the end of each row."""
-    if not counts.positives or not counts.negatives:
+    if counts.one_sided:
         return counts.true_positive.new_full((), torch.nan)
     precision = counts.true_positive / (counts.true_positive + counts.false_positive)
     return (steps(counts.true_positive) * precision).sum() / counts.positives
@@ -33,7 +33,7 @@ def average_precision_bound(counts: Counts) -> float:
 
     In the worst order all negatives of a row come before its positives, in the best order after them.
     """
-    if not counts.positives or not counts.negatives:
+    if counts.one_sided:
         return 0.0
     tp, fp, share = counts.true_positive, counts.false_positive, steps(counts.true_positive) / counts.positives
     mixed = (counts.highest > counts.lowest) & (share > 0)
@@ -47,13 +47,7 @@ def average_precision_bound(counts: Counts) -> float:
 class AveragePrecision(ScoreMetric):
     """Average precision of scores from any number of batches and processes.
 
-    Args are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
-
-    Example:
-        >>> metric = AveragePrecision(mode="exact")
-        >>> metric.update(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 0, 1]))
-        >>> metric.compute().item()
-        0.8333333333333333
+    Args and use are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
     """
 
     formula = staticmethod(average_precision_of)

@@ -37,6 +37,11 @@ class Counts(NamedTuple):
         """Number of all negatives."""
         return float(self.false_positive[-1]) if len(self.false_positive) else 0.0
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether positives or negatives are missing: metrics of scores are undefined then."""
+        return not self.positives or not self.negatives
+
 
 def count_scores(positive: Tensor, negative: Tensor, area: Tensor | None = None, regions: int = 0) -> Counts:
     """Return exact counts: one row per distinct score, from one sort.

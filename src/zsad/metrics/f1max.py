@@ -27,14 +27,14 @@ def f1_of(counts: Counts) -> Tensor:
 
 def f1_max_of(counts: Counts) -> Tensor:
     """Return the greatest F1 over the rows."""
-    if not counts.positives or not counts.negatives:
+    if counts.one_sided:
         return counts.true_positive.new_full((), torch.nan)
     return f1_of(counts).max()
 
 
 def f1_max_bound(counts: Counts) -> float:
     """Return how far binning may have moved the value: a threshold inside a row can at best leave out its negatives."""
-    if not counts.positives or not counts.negatives:
+    if counts.one_sided:
         return 0.0
     removable = steps(counts.false_positive) * (counts.highest > counts.lowest)
     best = f1_of(counts._replace(false_positive=counts.false_positive - removable)).max()
@@ -44,13 +44,7 @@ def f1_max_bound(counts: Counts) -> float:
 class F1Max(ScoreMetric):
     """Greatest F1 over all thresholds, of scores from any number of batches and processes.
 
-    Args are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
-
-    Example:
-        >>> metric = F1Max(mode="exact")
-        >>> metric.update(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 0, 1]))
-        >>> metric.compute().item()
-        0.8
+    Args and use are those of :class:`~zsad.metrics.accumulator.ScoreMetric`.
     """
 
     formula = staticmethod(f1_max_of)

@@ -298,20 +298,7 @@ def bearing(rng: np.random.Generator, pen: Pen) -> None:
 
 
 SEEN_OBJECTS: dict[str, Drawing] = named(
-    washer,
-    nut,
-    bottle,
-    pill,
-    cable,
-    coin,
-    circuit_board,
-    button,
-    plate,
-    spring,
-    brush,
-    computer_chip,
-    fuse,
-    assembly,
+    washer, nut, bottle, pill, cable, coin, circuit_board, button, plate, spring, brush, computer_chip, fuse, assembly
 )
 """Objects that the mini CLIP was trained on."""
 

@@ -230,20 +230,7 @@ def cork(rng: np.random.Generator, size: int) -> FloatArray:
 
 
 SEEN_TEXTURES: dict[str, Texture] = named(
-    wood,
-    fabric,
-    denim,
-    granite,
-    carpet,
-    metal,
-    concrete,
-    paper,
-    brick,
-    sponge,
-    cardboard,
-    plastic,
-    rubber,
-    pattern,
+    wood, fabric, denim, granite, carpet, metal, concrete, paper, brick, sponge, cardboard, plastic, rubber, pattern
 )
 """Textures that the mini CLIP was trained on."""
 

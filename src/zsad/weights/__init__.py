@@ -3,7 +3,8 @@
 from zsad.weights.expected import DownloadError, Expected, MismatchError
 from zsad.weights.fetch import NoSpaceError, UnreachableError, fetch
 from zsad.weights.registry import NotPublishedError, UnknownAdaptersError, WeightsEntry, list_weights
-from zsad.weights.store import ChangedWeightsWarning, NotHereError
+from zsad.weights.sources import NotHereError
+from zsad.weights.store import ChangedWeightsWarning
 
 __all__ = [
     "ChangedWeightsWarning",

@@ -2,13 +2,11 @@
 
 import json
 import os
-import secrets
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +14,10 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from zsad import __version__
-from zsad.weights import places
 from zsad.weights.expected import DownloadError, Found, MismatchError, digest, measure
-from zsad.weights.fetch import NoSpaceError, Report, UnreachableError, fetch
 from zsad.weights.files import DiskError, write_whole
-from zsad.weights.hub import fetch_from_hub
 from zsad.weights.registry import NotPublishedError, SourceFile, WeightsEntry, known
+from zsad.weights.sources import Asked, fetch_source, folder_of, mirrored, stem_of
 
 Convert = Callable[[WeightsEntry, Sequence[Path]], bytes]
 """Reads the published files of an entry and returns the content of a safetensors file; raises if they do not fit."""
@@ -30,29 +26,8 @@ _FORMAT = 1
 _ON_DISK = 12  # digits of the source's sha256 in the file's name
 
 
-class NotHereError(FileNotFoundError):
-    """Adapters are not on this machine and cannot be fetched."""
-
-
 class ChangedWeightsWarning(UserWarning):
     """A file in the cache is not what was written there."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How to get adapters.
-
-    Args:
-        offline: True opens no connection; None leaves it to the environment.
-        mirror: Address or folder that is asked first; None leaves it to the environment.
-        keep: Whether the authors' own file stays beside the converted one.
-        report: Called after every piece of a download.
-    """
-
-    offline: bool | None = None
-    mirror: str | None = None
-    keep: bool = False
-    report: Report | None = None
 
 
 def obtain(entry: WeightsEntry, convert: Convert, asked: Asked | None = None) -> Path:
@@ -79,7 +54,7 @@ def obtain(entry: WeightsEntry, convert: Convert, asked: Asked | None = None) ->
     with _alone(entry) as locked:
         if (path := cached(entry)) is not None:  # another process was faster
             return path
-        fetched = [_fetch(entry, number, asked, locked) for number in range(len(entry.files))]
+        fetched = [fetch_source(entry, number, asked, locked) for number in range(len(entry.files))]
         path = _convert(entry, [one.path for one in fetched], convert, [one.url for one in fetched])
         for number, one in enumerate(fetched):
             if asked.keep:
@@ -128,7 +103,7 @@ def carry(entry: WeightsEntry, folder: Path, asked: Asked | None = None) -> list
         for number, source in enumerate(entry.files):
             target = folder / mirrored(entry, number)
             if not target.is_file() or source.expected.difference(measure(target)) is not None:
-                fetched = _fetch(entry, number, asked, locked)
+                fetched = fetch_source(entry, number, asked, locked)
                 _write(target, fetched.path.read_bytes())
                 if fetched.ours:
                     fetched.path.unlink()
@@ -207,29 +182,21 @@ def add_to_note(entry: WeightsEntry, **facts: Any) -> None:
 
 def remove(entry: WeightsEntry) -> list[Path]:
     """Delete everything of an entry from the cache and return what was deleted."""
-    stem = _stem(entry)
+    stem = stem_of(entry)
     names = [path for path, _ in _notes(entry)]
     files = [
         path.with_suffix(end) for path in names for end in (".safetensors", ".json", ".safetensors.bad", ".pth", ".pt")
     ]
-    files += [one for one in _folder(entry).glob(f"{stem}.source*") if one.is_file()]
-    files.append(_folder(entry) / f"{stem}.lock")
+    files += [one for one in folder_of(entry).glob(f"{stem}.source*") if one.is_file()]
+    files.append(folder_of(entry) / f"{stem}.lock")
     gone = [path for path in dict.fromkeys(files) if path.is_file()]
     for path in gone:
         path.unlink()
     return gone
 
 
-def _folder(entry: WeightsEntry) -> Path:
-    return places.weights_folder() / entry.key
-
-
-def _stem(entry: WeightsEntry) -> str:
-    return (entry.variant or entry.key).replace("/", "--")
-
-
 def _notes(entry: WeightsEntry) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in sorted(_folder(entry).glob(f"{_stem(entry)}-{'?' * _ON_DISK}.json")):
+    for path in sorted(folder_of(entry).glob(f"{stem_of(entry)}-{'?' * _ON_DISK}.json")):
         with suppress(OSError, ValueError):
             note = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(note, dict) and note.get("name") == entry.name:
@@ -251,10 +218,10 @@ def _accepts(entry: WeightsEntry, note: dict[str, Any]) -> bool:
 @contextmanager
 def _alone(entry: WeightsEntry) -> Iterator[bool]:
     """Let one process at a time fetch an entry; yields False on a file system without locks."""
-    folder = _folder(entry)
+    folder = folder_of(entry)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{_stem(entry)}.lock")
+        lock = FileLock(folder / f"{stem_of(entry)}.lock")
         lock.acquire()
     except NotImplementedError:
         yield False
@@ -269,81 +236,10 @@ def _alone(entry: WeightsEntry) -> Iterator[bool]:
         lock.release()
 
 
-@dataclass(frozen=True)
-class _Fetched:
-    path: Path
-    url: str
-    ours: bool = True
-
-
-def _fetch(entry: WeightsEntry, number: int, asked: Asked, locked: bool) -> _Fetched:
-    source = entry.files[number]
-    target = _folder(entry) / f"{_stem(entry)}.source{number}"
-    if not locked:
-        target = target.with_name(f"{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    offline = places.offline_reason(asked.offline)
-    if (base := places.mirror(asked.mirror)) and (got := _from_mirror(base, entry, source, target, asked, offline)):
-        return got
-    if source.kind.startswith("drive"):
-        raise NotHereError(
-            f"'{entry.name}' is published on a drive that programs cannot read. Open {source.url}, save {source.path}, "
-            f"then run 'zsad weights add {entry.name} FILE'."
-        )
-    if offline is not None:
-        raise NotHereError(_not_here(entry, source, f"offline mode is on ({offline})"))
-    try:
-        if source.kind in ("hub", "hub_space"):
-            return _Fetched(fetch_from_hub(source), source.url, ours=False)
-        return _Fetched(fetch(source.url, target, source.expected, asked.report, name=entry.name), source.url)
-    except UnreachableError as error:
-        raise NotHereError(_not_here(entry, source, f"{error.host} cannot be reached ({error.reason})")) from error
-
-
-def _not_here(entry: WeightsEntry, source: SourceFile, why: str) -> str:
-    return (
-        f"Adapters '{entry.name}' are not on this machine ({places.shown(_folder(entry))}) and {why}. Connect once, or "
-        f"fetch {source.url} elsewhere and run 'zsad weights add {entry.name} FILE'."
-    )
-
-
-def mirrored(entry: WeightsEntry, number: int) -> str:
-    """Return the path of an entry's file below a mirror, ``anomalyclip/visa.pth``: the authors' file, as pinned."""
-    suffix = Path(entry.files[number].path).suffix
-    return f"{entry.key}/{_stem(entry)}{f'-{number}' if number else ''}{suffix}"
-
-
-def _from_mirror(
-    base: str, entry: WeightsEntry, source: SourceFile, target: Path, asked: Asked, offline: str | None
-) -> _Fetched | None:
-    """Return a file from the mirror, None if it has none; one with another content is an error."""
-    if not source.expected:
-        return None  # nothing would tell a right file from a wrong one
-    names = [mirrored(entry, entry.files.index(source)), source.path]
-    folder = places.as_folder(base)
-    if folder is not None:
-        for path in (folder / name for name in names):
-            if path.is_file():
-                source.expected.check(path, str(path))
-                return _Fetched(path, str(path), ours=False)
-        return None
-    if offline is not None:
-        return None
-    for url in (f"{base.rstrip('/')}/{name}" for name in names):
-        try:
-            return _Fetched(fetch(url, target, source.expected, asked.report, tries=2, pause=0.2, name=entry.name), url)
-        except (MismatchError, NoSpaceError):
-            raise
-        except UnreachableError:
-            break
-        except DownloadError:
-            continue
-    return None
-
-
 def _convert(entry: WeightsEntry, files: Sequence[Path], convert: Convert, urls: Sequence[str]) -> Path:
     found = [measure(path) for path in files]
     content = convert(entry, files)
-    folder, stem = _folder(entry), f"{_stem(entry)}-{_source_key(found)[:_ON_DISK]}"
+    folder, stem = folder_of(entry), f"{stem_of(entry)}-{_source_key(found)[:_ON_DISK]}"
     path = folder / f"{stem}.safetensors"
     _write(path, content)
     note = {

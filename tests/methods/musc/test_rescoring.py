@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad.methods.musc.rescoring import rescore, rescore_against
+from zsad.methods.musc.rescoring import rescore
 
 
 def images(number: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -73,9 +73,9 @@ def test_opposite_features_cannot_divide_by_zero() -> None:
 def test_a_new_image_is_averaged_with_itself_and_its_neighbours() -> None:
     scores, features = images()
     for windows in ((1, 2, 3), (1, 100)):
-        got = rescore_against(scores[:1], features[:1], scores[1:], features[1:], windows)
+        got = rescore(scores[:1], features[:1], windows, known=(scores[1:], features[1:]))
         torch.testing.assert_close(got, rescore(scores, features, windows)[:1], atol=1e-6, rtol=0)
-    scaled = rescore_against(scores[:1], features[:1], scores[1:], features[1:], (1,), scale="minmax")
+    scaled = rescore(scores[:1], features[:1], (1,), scale="minmax", known=(scores[1:], features[1:]))
     known = scores[1:]
     torch.testing.assert_close(scaled, (scores[:1] - known.min()) / (known.max() - known.min()))
 

@@ -29,9 +29,9 @@ NOTE = (
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return 0."""
     parser = Parser(
-        prog="zsad demo",
-        description="Take a generated product that the embedded mini CLIP never saw through six steps, from good parts "
-        "to the line; then run all training-free methods on a benchmark of such classes and defects. One HTML page.",
+        "zsad demo",
+        "Take a generated product that the embedded mini CLIP never saw through six steps, from good parts to the "
+        "line; then run all training-free methods on a benchmark of such classes and defects. One HTML page.",
         epilog=NOTE,
     )
     add = parser.add_argument

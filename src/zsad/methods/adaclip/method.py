@@ -11,7 +11,6 @@ from torch import Tensor
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
 from zsad.clip.loading import Activation
-from zsad.functional.losses import dice, focal
 from zsad.functional.maps import similarity, upsample
 from zsad.methods.adaclip.author import AUTHOR_DATA, read_adaclip
 from zsad.methods.adaclip.fusion import CLUSTERINGS, Backend, Draws, Variant, fuse
@@ -20,6 +19,7 @@ from zsad.methods.adaclip.towers import PromptedTowers
 from zsad.methods.author_files import AuthorState
 from zsad.methods.authors import FromAuthors
 from zsad.methods.layers import chosen_layers
+from zsad.methods.pixel_losses import PixelLosses
 from zsad.prompts import ClassWords, load_prompts
 from zsad.types import Batch, Context, ImageProtocol, Prediction
 
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
     """(layers, batch, patches, 2): cosines over the temperature."""
 
 
-class AdaCLIP(PromptedTowers, FromAuthors):
+class AdaCLIP(PromptedTowers, FromAuthors, PixelLosses):
     """Prompt tokens in both towers, a learned part plus one that follows from the image; four linear layers; HSF.
 
     The map compares the projected patch tokens of four blocks with text vectors that depend on the image; the score
@@ -72,9 +72,6 @@ class AdaCLIP(PromptedTowers, FromAuthors):
         prompt_cast: ``"float16"`` rounds prompt tokens as the released code does.
         dice_over: What the dice loss averages over: ``"rows"`` of each image, which the released code does by accident
             with its batch of one and which made its weights, or ``"images"``.
-        focal_gamma: Exponent of the focal loss.
-        focal_smooth: Its small number.
-        dice_smooth: Small number of the dice loss.
         lr: AdamW's constant rate.
         betas: Its betas.
         eps: Its small number.
@@ -82,7 +79,7 @@ class AdaCLIP(PromptedTowers, FromAuthors):
         activation: Exact GELU in both towers, the published mismatch with OpenAI's weights.
         position: How the position table is resized: bicubic without antialiasing.
         sigma: Of the Gaussian on the map, in pixels.
-        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+        **kwargs: Options of :class:`~zsad.methods.pixel_losses.PixelLosses`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -116,9 +113,6 @@ class AdaCLIP(PromptedTowers, FromAuthors):
         hsf_backend: Backend = "torch",
         prompt_cast: PromptCast = "none",
         dice_over: Literal["rows", "images"] | None = None,
-        focal_gamma: float = 2.0,
-        focal_smooth: float = 1e-5,
-        dice_smooth: float = 1.0,
         lr: float = 0.01,
         betas: tuple[float, float] = (0.5, 0.999),
         eps: float = 1e-8,
@@ -163,7 +157,6 @@ class AdaCLIP(PromptedTowers, FromAuthors):
         self.cluster = CLUSTERINGS[hsf_backend]
         self.by_position = hsf_backend == "torch" and hsf_random == "per_image"
         self.draws = Draws(hsf_backend, hsf_seed, hsf_random == "sequential")
-        self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.set_prompts(load_prompts(prompts), class_words, length, depth, branch, prompt_type, prompt_cast)
 
@@ -240,13 +233,13 @@ class AdaCLIP(PromptedTowers, FromAuthors):
         names = batch["class_name"]
         seen = self.see(batch["image"], names, None if self.text_has_prompts else self.text(names))
         pair = self.image_probability(seen)[:, :, None, None]
-        losses = {"image": focal(pair, label[:, None, None], self.focal_gamma, self.focal_smooth)}
+        losses = {"image": self.focal(pair, label[:, None, None])}
         regions = mask.flatten(0, 1)[:, None] if self.dice_over == "rows" else mask
         for number, logits in zip(self.layers, seen.logits, strict=True):
             probs = self.pixel_probability(logits, (mask.shape[-2], mask.shape[-1]))
-            losses[f"focal.l{number}"] = focal(probs, mask, self.focal_gamma, self.focal_smooth)
+            losses[f"focal.l{number}"] = self.focal(probs, mask)
             for name, side, inside in (("abnormal", 1, regions), ("normal", 0, ~regions)):
-                losses[f"dice_{name}.l{number}"] = dice(probs[:, side].reshape(inside.shape), inside, self.dice_smooth)
+                losses[f"dice_{name}.l{number}"] = self.dice(probs[:, side].reshape(inside.shape), inside)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -148,20 +148,14 @@ class ALFA(Words):
             raise ValueError(f"window_chunk must be at least 1 window, got {window_chunk}; None takes all at once.")
         if not (use_template or use_llm or one_class):
             raise ValueError("ALFA has no prompts: switch use_template or use_llm on, or one_class.")
-        self.use_scoring = use_scoring
-        self.use_aligner = use_aligner
-        self.one_class = one_class
-        self.k = k
+        self.use_scoring, self.use_aligner, self.one_class = use_scoring, use_aligner, one_class
+        self.k, self.temperature, self.ridge = k, temperature, ridge
         self.empty: Fallback = empty
-        self.renormalise = prototype == "mean-renormalised"
-        self.temperature = temperature
-        self.scales = tuple(scales)
-        self.ridge = ridge
         self.prior: Prior = prior
+        self.renormalise = prototype == "mean-renormalised"
+        self.scales, self.window_chunk = tuple(scales), window_chunk
         self.image_score: ImageScore = image_score
-        self.include_global_in_map = include_global_in_map
-        self.align_corners = align_corners
-        self.window_chunk = window_chunk
+        self.include_global_in_map, self.align_corners = include_global_in_map, align_corners
         self.writer = PromptWriter(
             load_alfa_prompts(prompts),
             model,

@@ -149,15 +149,10 @@ class AnoVL(Method):
         if tiling:
             self.protocol = replace(self.protocol, resize="short_side")
         self.class_words: ClassWords = class_words
-        self.temperature = temperature
-        self.pool = pool
-        self.normalise_prompts = normalise_prompts
-        self.adapter = adapter
+        self.temperature, self.pool, self.normalise_prompts = temperature, pool, normalise_prompts
+        self.adapter, self.epochs, self.optimizer_state, self.seed = adapter, epochs, optimizer_state, seed
         self.bias = preset["bias"] if bias is None else bias
         self.noise_std = noise_std
-        self.epochs = epochs
-        self.optimizer_state = optimizer_state
-        self.seed = seed
         self.recipe = Recipe(
             activation=activation or preset["activation"],
             noise_at=noise_at or preset["noise_at"],

@@ -18,7 +18,7 @@ from zsad.methods.musc.aggregation import Grid, joint_norm, pooled, similarity_p
 from zsad.methods.musc.build import Unit
 from zsad.methods.musc.mutual import cosine_table, interval_bounds, interval_mean
 from zsad.methods.musc.panel import Panel, PanelError
-from zsad.methods.musc.rescoring import Precision, Scale, rescore, rescore_against
+from zsad.methods.musc.rescoring import Precision, Scale, rescore
 from zsad.methods.musc.transductive import Transductive
 from zsad.types import Context, ImageProtocol, Prediction
 
@@ -224,7 +224,10 @@ class MuSc(Transductive):
     def _panel_scores(self, panel: Panel) -> Tensor:
         """Image scores of the panel's own images, (M,)."""
         features = panel.cls if panel.salient is None else panel.salient
-        return rescore(panel.maxima, features, self.rescore_windows, self.rescore_precision, self.rescore_scale)
+        return self._rescored(panel.maxima, features)
+
+    def _rescored(self, scores: Tensor, features: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        return rescore(scores, features, self.rescore_windows, self.rescore_precision, self.rescore_scale, known)
 
     def _against(self, panel: Panel, image: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         """Maps and scores of images that are not in the panel."""
@@ -247,15 +250,8 @@ class MuSc(Transductive):
             scores = maps.amax(dim=(1, 2))
             if len(panel) == 1:  # a single reference, which has no score to share
                 return maps, scores
-            scores = rescore_against(
-                scores,
-                features.to(maps.device),
-                panel.maxima.to(maps.device),
-                known.to(maps.device),
-                self.rescore_windows,
-                self.rescore_precision,
-                self.rescore_scale,
-            )
+            to = maps.device
+            scores = self._rescored(scores, features.to(to), (panel.maxima.to(to), known.to(to)))
         return maps, scores
 
     def _compared(self, panel: Panel, tokens: Tensor, grid: Grid, unit: Unit) -> Tensor:

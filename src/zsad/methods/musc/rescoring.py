@@ -19,6 +19,7 @@ def rescore(
     windows: Sequence[int] = (1, 2, 3),
     precision: Precision = "float32",
     scale: Scale = "distance",
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return each score averaged with those of the most similar images, weighted by similarity, (images,) float32.
 
@@ -31,46 +32,24 @@ def rescore(
             than there are images means all. A list with 0 returns the scores unchanged.
         precision: ``"float16"`` rounds features and similarities as the released code does, which picks other
             neighbours.
-        scale: ``"minmax"`` scales the scores to [0, 1] over all images first, as the released code does; equal scores
-            become 0.
+        scale: ``"minmax"`` scales the scores to [0, 1] first, as the released code does, by the range of all images, or
+            of the known ones, which new ones may leave; equal scores become 0.
+        known: Scores (known,) before re-scoring and features (known, dim) of images that each image is compared with
+            besides itself; None compares all with each other.
     """
     if 0 in windows:
         return scores
-    scores = scaled(scores.float(), scores.float(), scale)
+    others = scores if known is None else known[0]
+    own, others = (scaled(some.float(), others.float(), scale) for some in (scores, others))
+    if known is not None:
+        with_itself = _similarity(features[:, None], features[:, None], precision)[:, 0]  # (images, 1)
+        similar = torch.cat([_similarity(features, known[1], precision), with_itself], dim=1)
+        return _averaged(similar, torch.cat([others.expand(len(own), -1), own[:, None]], dim=1), windows)
     blocks = [
-        _averaged(_similarity(some, features, precision), scores.expand(len(some), -1), windows)
+        _averaged(_similarity(some, features, precision), own.expand(len(some), -1), windows)
         for some in features.split(_ROWS)
     ]
     return torch.cat(blocks)
-
-
-def rescore_against(
-    scores: Tensor,
-    features: Tensor,
-    known: Tensor,
-    known_features: Tensor,
-    windows: Sequence[int] = (1, 2, 3),
-    precision: Precision = "float32",
-    scale: Scale = "distance",
-) -> Tensor:
-    """Return scores of new images, each averaged with itself and the most similar known images, (images,) float32.
-
-    Args:
-        scores: Of the new images, (images,).
-        features: Of the new images, (images, dim), unit length.
-        known: Scores of the known images, (known,), before re-scoring.
-        known_features: (known, dim), unit length.
-        windows: As for :func:`rescore`.
-        precision: As for :func:`rescore`.
-        scale: ``"minmax"`` takes the range of the known scores, which new ones may leave.
-    """
-    if 0 in windows:
-        return scores
-    own = scaled(scores.float(), known.float(), scale)
-    known = scaled(known.float(), known.float(), scale)
-    with_itself = _similarity(features[:, None], features[:, None], precision)[:, 0]  # (images, 1)
-    similar = torch.cat([_similarity(features, known_features, precision), with_itself], dim=1)
-    return _averaged(similar, torch.cat([known.expand(len(own), -1), own[:, None]], dim=1), windows)
 
 
 def scaled(scores: Tensor, known: Tensor, scale: Scale) -> Tensor:

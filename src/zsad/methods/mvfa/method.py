@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from zsad.clip import Clip
 from zsad.clip.blocks import whole
 from zsad.clip.loading import Activation
-from zsad.functional.losses import dice, focal
 from zsad.functional.maps import probability, similarity, to_grid, upsample
 from zsad.methods.adam import AdamTrained
 from zsad.methods.layers import chosen_layers
 from zsad.methods.mvfa.adapters import Adapted, Adapter, Branch, bottlenecks
 from zsad.methods.mvfa.checkpoint import FromMvfaAuthors
 from zsad.methods.mvfa.fusion import Extremes, Fusion, Terms, collect
+from zsad.methods.pixel_losses import PixelLosses
 from zsad.methods.prototypes import prototypes
 from zsad.prompts import ClassWords, load_prompts
 from zsad.training.augment import VIEWS, view
@@ -27,7 +27,7 @@ _ALIASES = {"Retina": "retinal OCT"}  # the data module's word -> the released c
 _BRANCHES: tuple[Branch, Branch] = ("seg", "det")
 
 
-class MVFA(FromMvfaAuthors, AdamTrained):
+class MVFA(FromMvfaAuthors, PixelLosses, AdamTrained):
     """Mix small bottleneck adapters into four blocks of the image tower; their bottlenecks meet the text.
 
     After each of four blocks an adapter for segmentation and one for detection give a bottleneck, compared with prompts
@@ -60,13 +60,11 @@ class MVFA(FromMvfaAuthors, AdamTrained):
         memory_class_token: Whether the memory holds the class tokens as well.
         reference_split: Part of the data that references are drawn from; the released code draws from ``"valid"``.
         lr: Learning rate of Adam, constant; the released few-shot script takes 1e-3.
-        focal_gamma: Exponent of the focal loss.
-        focal_smooth: Small number in the focal loss.
-        dice_smooth: Added to numerator and denominator of the dice loss.
         image_loss_weight: Of the image-level loss.
         pixel_loss_weight: Of focal and dice loss.
         activation: The published mismatch; ``"quick_gelu"`` is what OpenAI's weights were trained with.
-        **kwargs: Options of :class:`~zsad.methods.adam.AdamTrained`.
+        **kwargs: Options of :class:`~zsad.methods.pixel_losses.PixelLosses` and
+            :class:`~zsad.methods.adam.AdamTrained`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -95,9 +93,6 @@ class MVFA(FromMvfaAuthors, AdamTrained):
         memory_class_token: bool = True,
         reference_split: str = "train",
         lr: float = 1e-4,
-        focal_gamma: float = 2.0,
-        focal_smooth: float = 1e-5,
-        dice_smooth: float = 1.0,
         image_loss_weight: float = 1.0,
         pixel_loss_weight: float = 1.0,
         activation: Activation | None = "gelu",
@@ -129,7 +124,6 @@ class MVFA(FromMvfaAuthors, AdamTrained):
         self.few_shot_score, self.reference_split = few_shot_score, reference_split
         self.reference_views, self.memory_class_token = reference_views, memory_class_token
         self.lr = lr
-        self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
         self.image_loss_weight, self.pixel_loss_weight = image_loss_weight, pixel_loss_weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -286,8 +280,8 @@ class MVFA(FromMvfaAuthors, AdamTrained):
             losses[f"bce.l{number}"] = F.binary_cross_entropy_with_logits(prob, label.to(prob.dtype))
             if mask is not None:
                 probs = self.layer_probability(tokens["seg"][number], text, (mask.shape[-2], mask.shape[-1]))
-                losses[f"focal.l{number}"] = focal(probs, mask, self.focal_gamma, self.focal_smooth)
-                losses[f"dice.l{number}"] = dice(probs[:, 1], mask, self.dice_smooth)
+                losses[f"focal.l{number}"] = self.focal(probs, mask)
+                losses[f"dice.l{number}"] = self.dice(probs[:, 1], mask)
         self._saw_masks = self._saw_masks or mask is not None
         weights = {"b": self.image_loss_weight, "f": self.pixel_loss_weight, "d": self.pixel_loss_weight}
         total = torch.stack([weights[name[0]] * value for name, value in losses.items()]).sum()

@@ -12,10 +12,9 @@ from typing_extensions import Self
 
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
-from zsad.functional.losses import dice, focal
 from zsad.functional.maps import similarity, smooth, to_grid, top_mean, upsample
 from zsad.methods.layers import chosen_layers
-from zsad.methods.trained import TrainedMethod
+from zsad.methods.pixel_losses import PixelLosses
 from zsad.methods.visualad.checkpoint import read_author_file, source_of
 from zsad.methods.visualad.parts import CrossAttention, Recalibration, Seen
 from zsad.types import Batch, Context, ImageProtocol, Prediction
@@ -24,7 +23,7 @@ NormOf = Literal["backbone", "trained"]
 ImageScore = Literal["top_mean", "max"]
 
 
-class VisualAD(TrainedMethod):
+class VisualAD(PixelLosses):
     """Learn two tokens, "anomaly" and "normal", that travel through the frozen image tower; no text takes part.
 
     Both enter before block 1 and are prototypes after the last one. For each of four blocks a cross-attention adds
@@ -56,11 +55,8 @@ class VisualAD(TrainedMethod):
         weight_decay: Of AdamW, on everything that is learned.
         clip_norm: Greatest norm of the gradient of each token, clipped apart from the other's; nothing else is clipped.
         margin: The prototypes' cosine is pushed below minus this.
-        focal_gamma: Exponent of the focal loss.
-        focal_smooth: Small number in the focal loss.
-        dice_smooth: Added to numerator and denominator of the dice loss.
         position: How the position table is resized.
-        **kwargs: Options of :class:`~zsad.methods.trained.TrainedMethod`.
+        **kwargs: Options of :class:`~zsad.methods.pixel_losses.PixelLosses`.
 
     Raises:
         ValueError: If an option is out of range for the backbone.
@@ -93,9 +89,6 @@ class VisualAD(TrainedMethod):
         weight_decay: float = 0.01,
         clip_norm: float = 1.0,
         margin: float = 0.5,
-        focal_gamma: float = 2.0,
-        focal_smooth: float = 1e-5,
-        dice_smooth: float = 1.0,
         position: Position = "bilinear",
         **kwargs: Any,
     ) -> None:
@@ -122,7 +115,6 @@ class VisualAD(TrainedMethod):
         self.lr, self.lr_factor, self.eta_min_factor = lr, lr_factor, eta_min_factor
         self.adam: dict[str, Any] = {"betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         self.clip_norm, self.margin = clip_norm, margin
-        self.focal_gamma, self.focal_smooth, self.dice_smooth = focal_gamma, focal_smooth, dice_smooth
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.anomaly_token, self.normal_token = (
@@ -222,10 +214,8 @@ class VisualAD(TrainedMethod):
         losses = {}
         for number, one in maps.items():
             prob = one.sigmoid()
-            losses[f"focal.l{number}"] = focal(
-                torch.stack([1 - prob, prob], dim=1), mask, self.focal_gamma, self.focal_smooth
-            )
-            losses[f"dice.l{number}"] = dice(prob, mask, self.dice_smooth)
+            losses[f"focal.l{number}"] = self.focal(torch.stack([1 - prob, prob], dim=1), mask)
+            losses[f"dice.l{number}"] = self.dice(prob, mask)
         logits = top_mean(torch.stack(list(maps.values())).sum(dim=0), self.score_ratio)
         losses["image"] = F.binary_cross_entropy_with_logits(logits, batch["gt_label"].to(logits.dtype))
         losses["contrast"] = contrast(seen.tokens[self.layers[-1]], self.margin)
