@@ -1,4 +1,7 @@
-"""One Ray for all of these tests in a process, and pictures; without Ray for a platform there is nothing to collect."""
+"""One Ray and one object store for all of these tests in a process, and pictures.
+
+Without Ray for a platform there is nothing to collect.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,28 @@ FEW_BYTES = 100 * 2**20
 
 
 @pytest.fixture(scope="package")
-def ray() -> Iterator[Any]:
+def store() -> Iterator[dict[str, str]]:
+    """An S3 emulator on loopback; where it is and its keys are in the environment, which Ray's processes inherit."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key-of-the-emulator",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-emulator",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def ray(store: dict[str, str]) -> Iterator[Any]:
     """Ray with six logical slots on whatever cores there are."""
     from zsad.scale.cluster import require_ray
 

@@ -5,13 +5,14 @@ Windows are of 50, later 200 images. It warns and changes no label.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from zsad.cli.arguments import Parser
 from zsad.decision import Card
@@ -73,6 +74,25 @@ def _plain(watch: Watch) -> dict[str, Any]:
 def recalibrate(card: Path | None, class_name: str) -> str:
     """Return the command that renews a class of a card."""
     return f'zsad calibrate NEW_GOOD_IMAGES --out {card or "CARD"} --add --class-name "{class_name}"'
+
+
+def warn(
+    console: Console, card: Card, watches: dict[str, Watch], name: str, scores: Iterable[float], given: Path | None
+) -> None:
+    """Warn where scores of production leave those of a card.
+
+    Args:
+        console: Where it is said.
+        card: Of the run.
+        watches: Of the classes met so far.
+        name: Of the class.
+        scores: In the order of production.
+        given: The card's file.
+    """
+    watch = watches[name] if name in watches else watches.setdefault(name, watch_of(card.entry(name)))
+    for window in watch.add(scores):
+        message = watch.message(window, name, recalibrate(given, name))
+        console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
 
 def _one_class(

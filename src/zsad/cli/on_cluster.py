@@ -4,13 +4,17 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from zsad.cli.cluster_options import chosen_cluster
+from zsad.cli.drift import warn
 from zsad.cli.panels import Comparison
+from zsad.decision import Card
+from zsad.decision.drift import Watch
 from zsad.images import Found
 from zsad.images.overlay import Scale
 from zsad.inference import Predictor
@@ -18,7 +22,7 @@ from zsad.inference.audit import Audit
 from zsad.inference.files import FileList
 from zsad.inference.raw_maps import RawMaps
 from zsad.scale import score
-from zsad.scale.collect import counts
+from zsad.scale.collect import counts, rows_by_path
 from zsad.scale.job import BLOCK
 from zsad.scale.places import Place
 from zsad.scale.sources import gathered, is_elsewhere
@@ -41,6 +45,7 @@ def score_on_cluster(
     settings: Mapping[str, Any],
     scale: Scale | str,
     comparison: Comparison,
+    card: Card | None,
     console: Console,
 ) -> int:
     """Run the job and say what came out; return 1 if nothing could be scored."""
@@ -69,6 +74,8 @@ def score_on_cluster(
             say=lambda line: console.print(line, highlight=False),
         )
     comparison.report()
+    if card is not None:
+        tell_drift(console, card, place, args.calibration)
     if done.errors:
         console.print(f"[red]{done.errors} file(s) could not be read or scored[/red]: see the column 'error'.")
     into = " --into DIR" if place.remote else ""
@@ -78,3 +85,11 @@ def score_on_cluster(
         highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip
     return 0 if done.errors < done.rows else 1
+
+
+def tell_drift(console: Console, card: Card, place: Place, given: Path | None) -> None:
+    """Warn as a run on one machine does, in the order of the rows' paths: a cluster has no other."""
+    watches: dict[str, Watch] = {}
+    for row in rows_by_path(place):
+        if row.score is not None and row.class_name is not None:
+            warn(console, card, watches, row.class_name, [row.score], given)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from zsad import __version__
 from zsad.cli.cluster_options import check_engine
-from zsad.cli.drift import recalibrate
+from zsad.cli.drift import warn
 from zsad.cli.explain import OWN, Explanations
 from zsad.cli.exported import open_exported
 from zsad.cli.look_options import chosen_look
@@ -26,7 +26,7 @@ from zsad.cli.score_summary import summary
 from zsad.cli.watching import check_comparison, check_watching, hook_of, watch_folders
 from zsad.clip.loading import MINI
 from zsad.decision import Card
-from zsad.decision.drift import Watch, watch_of
+from zsad.decision.drift import watch_of
 from zsad.images import Found, ReadOptions
 from zsad.inference import Predictor, Result, load_model
 from zsad.inference.after_run import finish, write_fdr, write_relative
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.engine == "ray":
         assert isinstance(model, Predictor)  # an exported one was refused
         settings |= {"page": page_settings(card, args.mm_per_pixel)}
-        return score_on_cluster(args, arguments, model, files, settings, scale, comparison, console)
+        return score_on_cluster(args, arguments, model, files, settings, scale, comparison, card, console)
     explanations = Explanations(args.explain, model, args.out, args.overlay_size)
     maps = None if args.maps is None else RawMaps(args.maps, args.map_size)
     model.keeps_maps = maps is not None
@@ -131,7 +131,9 @@ def main(arguments: Sequence[str]) -> int:
         def take(found: list[Found], batch: list[Result]) -> None:
             recorder.add(found, explanations.of(batch))
             if card is not None:
-                _watch(console, card, watches, args, batch)
+                for name in sorted({one.class_name for one in batch if one.error is None}):
+                    scores = [one.pred_score for one in batch if one.error is None and one.class_name == name]
+                    warn(console, card, watches, name, scores, args.calibration)
             bar.advance(task, len(batch))
 
         with (
@@ -157,18 +159,6 @@ def main(arguments: Sequence[str]) -> int:
                 f"scores."
             )
     return 0 if args.watch else status
-
-
-def _watch(
-    console: Console, card: Card, watches: dict[str, Watch], args: argparse.Namespace, batch: Sequence[Result]
-) -> None:
-    """Warn where the scores of production leave those of the card."""
-    for name in sorted({one.class_name for one in batch if one.error is None}):
-        scores = [one.pred_score for one in batch if one.error is None and one.class_name == name]
-        watch = watches[name] if name in watches else watches.setdefault(name, watch_of(card.entry(name)))
-        for window in watch.add(scores):
-            message = watch.message(window, name, recalibrate(args.calibration, name))
-            console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
 
 def _load(args: argparse.Namespace, card: Card | None) -> BasePredictor:

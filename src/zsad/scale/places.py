@@ -17,10 +17,14 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
-def system(url: str) -> tuple[Any, str]:
+def system(url: str, **options: bool) -> tuple[Any, str]:
     """Return the file system of an address, by fsspec, and the path on it.
 
     Credentials are those of the environment's usual chain; there are no options for them.
+
+    Args:
+        url: The address.
+        options: What every file system of fsspec takes.
 
     Raises:
         ValueError: Nothing here speaks that protocol; the message says what is missing.
@@ -28,7 +32,7 @@ def system(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise ValueError(f"Cannot reach '{url}': {error}") from error
     return found
@@ -65,34 +69,38 @@ class Place:
             return None
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-        return PyFileSystem(FSSpecHandler(system(self.path)[0]))
+        return PyFileSystem(FSSpecHandler(self._there()[0]))
 
     def inner(self, *parts: str) -> str:
         """Return a path below it as its file system spells it."""
-        return system(self.below(*parts))[1] if self.remote else self.below(*parts)
+        return self._there(*parts)[1] if self.remote else self.below(*parts)
+
+    def _there(self, *parts: str) -> tuple[Any, str]:
+        # other machines write here: a listing that this process keeps is soon out of date
+        return system(self.below(*parts), use_listings_cache=False)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the Parquet files in a folder of it, sorted; none if there is no such folder."""
         if not self.remote:
             return sorted(path.name for path in Path(self.below(folder)).glob("*.parquet"))
-        files, inner = system(self.below(folder))
-        found = files.ls(inner, detail=False, refresh=True) if files.exists(inner) else []
+        files, inner = self._there(folder)
+        found = files.ls(inner, detail=False) if files.exists(inner) else []
         return sorted(name for name in (one.rsplit("/", 1)[-1] for one in found) if name.endswith(".parquet"))
 
     def make(self, folder: str = "") -> None:
         """Make it, or a folder of it; an object store has none to make."""
-        files, inner = system(self.below(folder) if folder else self.path)
+        files, inner = self._there(folder) if folder else self._there()
         files.makedirs(inner, exist_ok=True)
 
     def holds(self, folder: str) -> bool:
         """Return whether it has a folder of that name."""
-        files, inner = system(self.below(folder))
+        files, inner = self._there(folder)
         return bool(files.exists(inner))
 
     def remove(self, folder: str) -> None:
         """Remove a folder of it, if it is there."""
         if self.holds(folder):
-            files, inner = system(self.below(folder))
+            files, inner = self._there(folder)
             files.rm(inner, recursive=True)
 
     @contextmanager
@@ -103,11 +111,12 @@ class Place:
             return
         with TemporaryDirectory(prefix="zsad-") as made:
             yield Path(made)
-            files, inner = system(self.path)
-            for file in filter(Path.is_file, Path(made).rglob("*")):
-                there = f"{inner}/{file.relative_to(made).as_posix()}"
-                files.makedirs(there.rpartition("/")[0], exist_ok=True)
-                files.put_file(str(file), there)
+            files, inner = self._there()
+            made_here = sorted(filter(Path.is_file, Path(made).rglob("*")))
+            names = [f"{inner}/{file.relative_to(made).as_posix()}" for file in made_here]
+            for folder in {name.rpartition("/")[0] for name in names}:
+                files.makedirs(folder, exist_ok=True)
+            files.put(list(map(str, made_here)), names)  # an object store takes many at a time
 
     def settings(self) -> dict[str, Any] | None:
         """Return the settings of the run that is there; None if there is none.
@@ -117,7 +126,7 @@ class Place:
         """
         if not self.remote:
             return settings.read_settings(Path(self.path))
-        files, inner = system(self.below("settings.json"))
+        files, inner = self._there("settings.json")
         with TemporaryDirectory(prefix="zsad-") as made:
             if files.exists(inner):
                 files.get_file(inner, os.path.join(made, "settings.json"))
@@ -136,7 +145,7 @@ class Place:
         if not self.remote:
             settings.write_settings(Path(self.path), values)
             return
-        files, inner = system(self.below("settings.json"))
+        files, inner = self._there("settings.json")
         with TemporaryDirectory(prefix="zsad-") as made:
             settings.write_settings(Path(made), values)
             text = Path(made, "settings.json").read_bytes()

@@ -65,6 +65,7 @@ def _open(path: str) -> Any:
 
 def _folder(url: str, avoid: str) -> Iterator[Found]:
     files, inner = system(url)
+    files.invalidate_cache()  # a process that lives long sees what was added since
     if not files.exists(inner):
         raise FileNotFoundError(f"No such file or folder: '{url}'.")
     root = files.unstrip_protocol(inner.rstrip("/"))
@@ -196,12 +197,13 @@ def near(found: Found, folder: str, name: str) -> Found:
 def _bytes(place: str, part: dict[str, Any]) -> bytes:
     if "group" in part:
         return _group(place, part["group"], part["column"])[part["row"]]
-    if "start" not in part:
-        with closing(_open(place)) as file:
-            return bytes(file.read())
-    with closing(_open(place)) as file:
-        file.seek(part["start"])
-        return bytes(file.read(part["size"]))
+    start, size = part.get("start"), part.get("size")
+    if is_url(place):  # one request, where opening asks for the size first
+        files, inner = system(place)
+        return bytes(files.cat_file(inner, start=start, end=None if start is None else start + size))
+    with open(place, "rb") as file:
+        file.seek(start or 0)
+        return file.read(size)
 
 
 @lru_cache(maxsize=2)  # a block's images lie side by side
