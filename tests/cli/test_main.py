@@ -296,6 +296,16 @@ def test_python_m_is_the_command() -> None:
     assert done.stdout.startswith("zsad ")
 
 
+def test_a_process_of_its_own_keeps_its_imports_from_the_garbage_collector() -> None:
+    code = (
+        "import gc, sys; from zsad.cli.main import main\n"
+        "sys.argv = ['zsad', 'weights', 'list']\n"
+        "for given in (sys.argv[1:], None): main(given); print('FROZEN', gc.get_freeze_count() > 0, gc.isenabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if "FROZEN" in line] == ["FROZEN False True", "FROZEN True True"]
+
+
 def test_maps_of_predict_find_their_masks(mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model=MaskCLIP", *MINI, "--data=Folder", f"--data.root={mvtec}", *QUIET]
     assert cli.main(["predict", *arguments, f"--out={tmp_path / 'out'}"]) == 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.conftest import make_clip
 from zsad.clip import Clip, UnsupportedModelError
+from zsad.clip.tensor_store import tensor_key, tower_key
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -124,6 +125,36 @@ def test_table_made_in_inference_mode_can_be_trained_through(image: Tensor) -> N
     clip.encode_image(big).cls.sum().backward()
     assert big.grad is not None
     assert big.grad.abs().sum() > 0
+
+
+def test_weights_are_hashed_once_as_long_as_they_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = [0]
+
+    def counted(tensor: Tensor) -> str:
+        hashed[0] += 1
+        return tensor_key(tensor)
+
+    clip, other = make_clip(), make_clip(seed=1)
+    monkeypatch.setattr("zsad.clip.tensor_store.tensor_key", counted)
+
+    def key() -> tuple[str, int]:
+        hashed[0] = 0
+        found, number = clip.weights_key(), hashed[0]
+        assert found == tower_key(clip.model, {})  # of which nothing is known
+        return found, number
+
+    first, number = key()
+    assert number == len(clip.model.state_dict())
+    assert key() == (first, 0)
+    with torch.no_grad():
+        clip.model.ln_final.weight[0] += 1
+    second, number = key()
+    assert (number, second != first) == (1, True)
+    clip.load_state_dict(other.state_dict())
+    third, _ = key()
+    assert third == other.weights_key()
+    clip.cast("bf16")
+    assert key()[0] not in (first, second, third)
 
 
 def test_frozen_in_every_mode() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,21 @@ def test_two_path_leaves_the_main_stream_alone(tiny: Clip, image: Tensor) -> Non
     assert isinstance(state, TwoPath)
     assert len(state.side) == 3
     torch.testing.assert_close(state.main, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("source", ["stream", "self"])
+@torch.no_grad()
+def test_a_narrow_block_computes_the_class_token_alone_and_changes_nothing_else(
+    source: Literal["stream", "self"], tiny: Clip, image: Tensor
+) -> None:
+    embedded = tiny.embed_image(image)
+    whole, _ = tiny.run_image(embedded, two_path(2, ("vv", "qq"), source))
+    state, kept = tiny.run_image(embedded, two_path(2, ("vv", "qq"), source, narrow=tiny.depth), keep=(3,))
+    torch.testing.assert_close(state.main, whole.main[:, :1], atol=2e-6, rtol=0)
+    assert all(torch.equal(one, other) for one, other in zip(state.side, whole.side, strict=True))
+    assert kept[3].main.shape == embedded.shape
+    expected = tiny.encode_image(image, (tiny.depth,)).cls
+    torch.testing.assert_close(tiny.encode_image(image).cls, expected, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "row"), [("vv", 2), ("qq", 0), ("kk", 1)])

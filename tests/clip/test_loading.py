@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsad.clip import ActivationMismatchError, WeightsError, load_clip
 from zsad.clip.loading import cached_weights
@@ -54,6 +55,22 @@ def test_local_checkpoint(suffix: str, small_model: str, tmp_path: Path) -> None
     assert all(torch.equal(value, state[name]) for name, value in rest.items())  # nothing was left unfilled
     assert torch.equal(loaded.model.attn_mask, wanted.model.attn_mask)
     assert cached_weights(f"{small_model}/{path}") == path
+
+
+def test_no_weights_are_drawn_where_a_file_gives_them(small_model: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(load_clip(f"{small_model}/random").model.state_dict(), path)
+    drawn: list[str] = []
+
+    class Draws(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            drawn.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Draws():
+        load_clip(f"{small_model}/{path}")
+    assert "copy_" in drawn
+    assert not {"normal_", "uniform_"} & set(drawn)
 
 
 def test_checkpoint_of_another_shape_is_refused_by_name(small_model: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The one CLIP wrapper that all methods share: frozen, any image size, raw tokens with norm and projection apart."""
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import open_clip
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from zsad.clip.blocks import State, Step, TwoPath, full, plain, run
-from zsad.clip.text_store import TextStore, entry_key, tower_hash, tower_versions
+from zsad.clip.tensor_store import Digests, tower_key
+from zsad.clip.text_store import TextStore, entry_key, tower_hash
 from zsad.types import Tokens
 
 Position = Literal["bicubic", "bicubic_plain", "bilinear"]
@@ -70,7 +72,7 @@ def _full(state: State) -> State:
 def _forget_tables(module: Any, keys: Any) -> None:
     """Drop what was resized from the weights before; a function of the module, so that a Clip can be pickled."""
     module._tables.clear()
-    module._text_tower = None
+    module._digests.clear()
 
 
 class Clip(nn.Module):
@@ -98,10 +100,9 @@ class Clip(nn.Module):
         self.name = name
         self.position: Position = position
         self.precision: Precision = "32"
-        self.tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
         self.text_store: TextStore | None = None
         """Where :meth:`encode_prompts` keeps what it computes; None keeps nothing. :func:`zsad.load_model` sets it."""
-        self._text_tower: tuple[tuple[int, ...], str] | None = None
+        self._digests = Digests()
         self._tables: dict[tuple[int, int], Tensor] = {}
         self.register_load_state_dict_post_hook(_forget_tables)
         self.requires_grad_(False)
@@ -120,7 +121,7 @@ class Clip(nn.Module):
                 raise ValueError(f"'{self.name}' was rounded to {self.precision}: load it again for '{precision}'.")
             for tower in (self.model.visual.transformer, self.model.transformer):
                 tower.to(_DTYPES[precision])
-            self._text_tower = None
+            self._digests.clear()
             self.precision = precision
         return self
 
@@ -129,9 +130,13 @@ class Clip(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._text_tower = None
+        self._digests.clear()
         self._tables.clear()  # device or dtype is about to change
         return super()._apply(fn, recurse)
+
+    def weights_key(self) -> str:
+        """Return a hash of both towers' weights and structure; weights that stay as they are, are hashed once."""
+        return tower_key(self.model, {}, self._digests)
 
     @property
     def depth(self) -> int:
@@ -258,11 +263,17 @@ class Clip(nn.Module):
             image: Normalised images, (batch, 3, height, width).
             layers: Block numbers from 1.
         """
-        x, kept = self.run_image(self.embed_image(image), keep=layers)
+        step = plain(narrow=0 if self.depth in layers else self.depth)
+        x, kept = self.run_image(self.embed_image(image), step, keep=layers)
         patches = {number: self.project(self.ln_post(state[:, 1:])) for number, state in kept.items()}
         return Tokens(self.project(self.ln_post(x[:, 0])), patches)
 
     # ---- text
+
+    @cached_property
+    def tokenizer(self) -> open_clip.SimpleTokenizer:
+        """open_clip's tokenizer; made when it is first needed, which takes a tenth of a second."""
+        return open_clip.SimpleTokenizer(context_length=self.model.context_length)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Return token ids (texts, context) on the model's device."""
@@ -309,29 +320,27 @@ class Clip(nn.Module):
         """
         unique = list(dict.fromkeys(texts))
         rows = {text: row for row, text in enumerate(unique)}
-        ids = self.tokenize(unique)
-        ids = ids[:, : int(ids.argmax(dim=-1).max()) + 1]  # causal tower: what stands after the end has no influence
-        features = self._stored(ids)
+        features = self._stored(unique)
         if features is None:
+            ids = self.tokenize(unique)
+            ids = ids[:, : int(ids.argmax(dim=-1).max()) + 1]  # causal tower: nothing after the end has an influence
             features = torch.cat([self.encode_text(part) for part in ids.split(chunk)])
-            self._store(ids, features)
+            self._store(unique, features)
         return features[[rows[text] for text in texts]]
 
-    def _text_key(self, ids: Tensor) -> str | None:
+    def _text_key(self, texts: Sequence[str]) -> str | None:
         """Key of the prompts' embeddings; None if they are not kept: under autocast they are others."""
-        if self.text_store is None or torch.is_autocast_enabled(ids.device.type):
+        device = self.model.positional_embedding.device.type
+        if self.text_store is None or torch.is_autocast_enabled(device):
             return None
-        versions = tower_versions(self.model)
-        if self._text_tower is None or self._text_tower[0] != versions:
-            self._text_tower = versions, tower_hash(self.model)
-        return entry_key(self._text_tower[1], self.precision, ids)
+        return entry_key(tower_hash(self.model, self._digests), self.precision, device, texts)
 
-    def _stored(self, ids: Tensor) -> Tensor | None:
-        if self.text_store is None or (key := self._text_key(ids)) is None:
+    def _stored(self, texts: Sequence[str]) -> Tensor | None:
+        if self.text_store is None or (key := self._text_key(texts)) is None:
             return None
         found = self.text_store.get(key)
-        return None if found is None else found.to(ids.device)
+        return None if found is None else found.to(self.model.positional_embedding.device)
 
-    def _store(self, ids: Tensor, features: Tensor) -> None:
-        if self.text_store is not None and (key := self._text_key(ids)) is not None:
+    def _store(self, texts: Sequence[str], features: Tensor) -> None:
+        if self.text_store is not None and (key := self._text_key(texts)) is not None:
             self.text_store.put(key, features)

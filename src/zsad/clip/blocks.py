@@ -22,7 +22,7 @@ class TwoPath(NamedTuple):
     """Two streams through one tower."""
 
     main: Tensor
-    """(batch, tokens, width): the ordinary stream, untouched by the other."""
+    """(batch, tokens, width): the ordinary stream, untouched by the other; class token only after a narrow block."""
     side: tuple[Tensor, ...]
     """One (batch, tokens, width) accumulator per kind of side attention."""
 
@@ -44,11 +44,16 @@ def full(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def plain(mask: Tensor | None = None) -> Step:
-    """Return the step of ordinary CLIP; ``mask`` (tokens, tokens) is added to the attention logits (text tower)."""
+def plain(mask: Tensor | None = None, narrow: int = 0) -> Step:
+    """Return the step of ordinary CLIP.
+
+    Args:
+        mask: Added to the attention logits, (tokens, tokens); text tower.
+        narrow: Number of the block after which the class token alone is read: no other is computed there.
+    """
 
     def step(number: int, block: nn.Module, x: Tensor) -> Tensor:
-        return whole(block, x, mask)
+        return whole(block, x, mask, 1 if number == narrow else None)
 
     return step
 
@@ -73,8 +78,8 @@ def after_attention(block: Any, x: Tensor, out: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def whole(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the output of a whole block, (batch, tokens, width).
+def whole(block: Any, x: Tensor, mask: Tensor | None = None, first: int | None = None) -> Tensor:
+    """Return the output of a whole block, (batch, tokens, width), or of its first tokens only.
 
     open_clip's own call ends in an attention module with an inference path of its own, which is several times slower
     in half precision on a CPU.
@@ -83,10 +88,12 @@ def whole(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
         block: open_clip's residual block.
         x: Tokens, (batch, tokens, width).
         mask: Added to the attention logits, (tokens, tokens).
+        first: How many tokens are wanted; they attend to all. None stands for all.
     """
     q, k, v = qkv(block, block.ln_1(x))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
-    return after_attention(block, x, merge_heads(block, out))
+    mask = None if mask is None else mask[:first].to(q.dtype)
+    out = F.scaled_dot_product_attention(q[:, :, :first], k, v, attn_mask=mask)
+    return after_attention(block, x[:, :first], merge_heads(block, out))
 
 
 def side_attention(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, kind: SideAttention) -> Tensor:
@@ -111,7 +118,10 @@ def value(block: Any, x: Tensor) -> Tensor:
 
 
 def two_path(
-    first: int, kinds: Sequence[SideAttention] = ("vv",), source: Literal["stream", "self"] = "stream"
+    first: int,
+    kinds: Sequence[SideAttention] = ("vv",),
+    source: Literal["stream", "self"] = "stream",
+    narrow: int = 0,
 ) -> Step:
     """Return the step that sums side attention beside the ordinary stream from block ``first`` on.
 
@@ -124,6 +134,8 @@ def two_path(
         kinds: One accumulator per kind.
         source: Where queries, keys and values come from: the ordinary stream, as both released codes do, or the side
             stream itself, as AnoVL's equation 7 is printed.
+        narrow: Number of the block after which only the class token is read of the ordinary stream: it alone is
+            computed there.
     """
 
     def step(number: int, block: Any, state: Any) -> Tensor | TwoPath:
@@ -137,8 +149,9 @@ def two_path(
             side = tuple(
                 a + side_attention(block, *qkv(block, block.ln_1(a)), kind) for a, kind in zip(side, kinds, strict=True)
             )
-        out = merge_heads(block, F.scaled_dot_product_attention(q, k, v))
-        return TwoPath(after_attention(block, main, out), side)
+        wanted = 1 if number == narrow else None
+        out = merge_heads(block, F.scaled_dot_product_attention(q[:, :, :wanted], k, v))
+        return TwoPath(after_attention(block, main[:, :wanted], out), side)
 
     return step
 

@@ -16,6 +16,7 @@ import open_clip
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from zsad.clip.backbone import Clip, Position
@@ -228,10 +229,15 @@ def _missing(model_name: str, tag: str, reason: str) -> WeightsError:
 class _Unfilled(TorchFunctionMode):
     """Draws no random weights where a file gives all of them: for ViT-L/14 they take longer than reading the file."""
 
+    draws = frozenset({Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_})
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in self.draws:  # those of torch.nn.init come with names, and would draw out of this mode's sight
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _create(model_name: str, source: str | None, overrides: dict[str, Any]) -> torch.nn.Module:

@@ -40,18 +40,43 @@ def tensor_key(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def tower_key(tower: nn.Module, settings: Mapping[str, Any]) -> str:
+class Digests:
+    """Hashes of the tensors of one module by name, each computed once as long as the tensor stays as it is.
+
+    A tensor is known to have changed by its place in memory and by torch's own count of writes, which leaves out those
+    through ``.data`` and those to inference tensors.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[tuple[int, int], str]] = {}
+
+    def __call__(self, name: str, tensor: Tensor) -> str:
+        """Return the :func:`tensor_key` of a tensor."""
+        state = tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+        known = self._found.get(name)
+        if known is None or known[0] != state:
+            known = self._found[name] = state, tensor_key(tensor)
+        return known[1]
+
+    def clear(self) -> None:
+        """Forget all: the tensors are about to be others."""
+        self._found.clear()
+
+
+def tower_key(tower: nn.Module, settings: Mapping[str, Any], digests: Digests | None = None) -> str:
     """Return a hash of a tower's weights, its structure (activations included) and whatever else decides its output.
 
     Args:
         tower: The frozen module.
         settings: Values that JSON can hold.
+        digests: What is known of its tensors; None computes all of them.
     """
+    digests = Digests() if digests is None else digests
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(repr(tower).encode())
     for name, tensor in sorted(tower.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor_key(tensor).encode())
+        digest.update(digests(name, tensor).encode())
     return digest.hexdigest()
 
 

@@ -1,16 +1,18 @@
 """Text embeddings on disk: a text tower sees each list of prompts once per machine, not at every start."""
 
 import hashlib
+import json
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+import open_clip
 import torch
 from torch import Tensor, nn
 
-from zsad.clip.tensor_store import CacheWriteError, TokenCache, tensor_key
+from zsad.clip.tensor_store import CacheWriteError, Digests, TokenCache, tensor_key
 from zsad.weights.places import home
 
 _MOST = 256 * 2**20  # bytes; AnoVL's prompts of a class take about one million
@@ -90,30 +92,29 @@ class TextStore:
         return size
 
 
-def tower_versions(model: Any) -> tuple[int, ...]:
-    """Return a number for each parameter of the text tower that changes with it, for knowing a hash to be stale."""
-    return tuple(0 if one.is_inference() else one._version for one in _text_parts(model).values())
+def tower_hash(model: nn.Module, digests: Digests) -> str:
+    """Return a hash of everything in an open_clip model that decides its text embeddings.
 
-
-def tower_hash(model: nn.Module) -> str:
-    """Return a hash of everything in an open_clip model that decides its text embeddings."""
+    Args:
+        model: The model.
+        digests: What is known of its tensors.
+    """
     digest = hashlib.sha256(repr(model.transformer).encode())
-    for name, tensor in _text_parts(model).items():
-        digest.update(f"{name} {tensor_key(tensor)}".encode())
+    named = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in sorted(named, key=lambda pair: pair[0]):
+        if not name.startswith("visual."):
+            digest.update(f"{name} {digests(name, tensor)}".encode())
     return digest.hexdigest()
 
 
-def entry_key(tower: str, precision: str, ids: Tensor) -> str:
+def entry_key(tower: str, precision: str, device: str, texts: Sequence[str]) -> str:
     """Return the key of an entry.
 
     Args:
-        tower: Hash of the text tower.
+        tower: Hash of the text tower, its context length among it.
         precision: Of its blocks.
-        ids: Token ids of the prompts, (texts, length); where they lie says what kind of device computes.
+        device: Kind of device that computes.
+        texts: Prompts; open_clip's tokenizer, which goes with its version, decides the rest.
     """
-    return hashlib.sha256(f"1 {tower} {precision} {ids.device.type} {tensor_key(ids)}".encode()).hexdigest()
-
-
-def _text_parts(model: nn.Module) -> dict[str, Tensor]:
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: one for name, one in sorted(named, key=lambda pair: pair[0]) if not name.startswith("visual.")}
+    said = [2, open_clip.__version__, tower, precision, device, *texts]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

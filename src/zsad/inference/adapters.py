@@ -108,13 +108,11 @@ def compare_tower(entry: WeightsEntry, method: Any) -> None:
     The hash of the tower that the adapters belong to is noted beside them the first time that they run on their own
     backbone by name.
     """
-    from zsad.clip.tensor_store import tower_key
-
     known = store.read_note(entry).get("tower_key")
     own = method.clip.name == entry.backbone
     if own and known is not None:
         return
-    found = tower_key(method.clip.model, {})
+    found = method.clip.weights_key()
     if own:
         store.add_to_note(entry, tower_key=found)
     elif known is None or known != found:

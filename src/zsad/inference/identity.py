@@ -42,7 +42,7 @@ def model_identity(
         "method": type(method).__name__,
         "options": own_options(method),
         "backbone": method.clip.name,
-        "backbone_weights": tower_key(method.clip.model, {})[:16],
+        "backbone_weights": method.clip.weights_key()[:16],
         "learned_parameters": tower_key(method, {})[:16],
         "references": _references_key(method, class_name),
         "precision": precision,

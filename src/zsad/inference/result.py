@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageShow
+from PIL import Image
 
 from zsad.decision.entry import ClassEntry, Decision
 from zsad.decision.regions import MOST, Region, calibrated_regions, rasterise
@@ -218,6 +218,8 @@ class Result:
         Raises:
             RuntimeError: There is no viewer, as on a machine without a screen.
         """
+        from PIL import ImageShow  # brings IPython with it, where there is one
+
         if not ImageShow.show(self.overlay(scale, opacity)):
             raise RuntimeError("No picture viewer was found on this machine: use save('heat_map.png') instead.")
 

@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-import httpx
-
 from zsad.llm.base import LLMError
+
+if TYPE_CHECKING:  # imported with the first question: ALFA is in every list of methods
+    import httpx
 
 _RETRIED = {408, 409, 429}
 
@@ -109,6 +110,8 @@ class OpenAICompatibleLLM:
 
     def complete(self, query: str, *, class_name: str = "", label: str = "", n: int = 1, seed: int = 0) -> list[str]:
         """Return ``n`` sampled texts; a server may return fewer. See :class:`LLM`."""
+        import httpx
+
         payload: dict[str, Any] = {
             "model": self.model,
             "temperature": self.temperature,
@@ -161,7 +164,9 @@ class OpenAICompatibleLLM:
             )
         return key
 
-    def _attempt(self, client: httpx.Client, payload: dict[str, Any], key: str) -> list[str]:
+    def _attempt(self, client: "httpx.Client", payload: dict[str, Any], key: str) -> list[str]:
+        import httpx
+
         deadline = time.monotonic() + self.timeout_s  # httpx limits each read, so a dripping server never times out
         body = bytearray()
         try:

@@ -138,7 +138,8 @@ class AnomalyCLIP(PromptMethod, FromAuthors, PixelLosses, AdamTrained):
             (batch, dim), and (batch, layers, kinds, 1 + patches, dim) with the class token at index 0.
         """
         side_kinds = tuple(kind for kind in self.kinds if kind != "qk")
-        step = two_path(self.first_block, side_kinds) if side_kinds else None
+        narrow = 0 if "qk" in self.kinds else self.clip.depth
+        step = two_path(self.first_block, side_kinds, narrow=narrow) if side_kinds else None
         last, kept = self.clip.run_image(self.clip.embed_image(image), step, keep=self.layers)
         cls = (last.main if isinstance(last, TwoPath) else last)[:, 0]
         cls = self.class_token_embedding(cls)

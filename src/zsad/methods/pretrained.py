@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from zsad import __version__
 from zsad.clip.loading import hub_repository
-from zsad.clip.tensor_store import tower_key
 from zsad.methods.author_files import weights_path
 from zsad.weights import card
 from zsad.weights.checkpoints import CheckpointError
@@ -173,7 +172,7 @@ def describe(model: Any) -> dict[str, Any]:
         "options": {name: value for name, value in dict(model.hparams).items() if name not in (*_LOCAL, "backbone")},
         "backbone": {
             "name": model.clip.name,
-            "tower_key": tower_key(model.clip.model, {}),
+            "tower_key": model.clip.weights_key(),
             "hub": hub_repository(model.clip.name),
         },
         "protocol": asdict(model.protocol),

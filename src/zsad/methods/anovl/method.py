@@ -196,7 +196,7 @@ class AnoVL(Method):
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the global embedding (batch, dim) and the patch tokens (batch, patches, dim), not normalised."""
         kind: SideAttention = "v" if self.tokens == "v" else "vv"
-        step = None if self.tokens == "qkv" else two_path(self.first_block, (kind,), self.vv_input)
+        step = None if self.tokens == "qkv" else two_path(self.first_block, (kind,), self.vv_input, self.clip.depth)
         state, _ = self.clip.run_image(self.clip.embed_image(image), step)
         main, side = (state.main, state.side[0]) if isinstance(state, TwoPath) else (state, state)
         project, norm = self.clip.project, self.clip.ln_post
