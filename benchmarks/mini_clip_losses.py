@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from benchmarks.mini_clip_captions import truth
-from benchmarks.mini_clip_pictures import GRID, PATCH, Pictures
+from benchmarks.mini_clip_pictures import GRID, Pictures
 from benchmarks.mini_clip_text import WIDTH, CaptionTable
 from torch import Tensor, nn
 
@@ -16,7 +16,8 @@ TEMPERATURE = 0.07
 
 def embed(visual: Any, image: Tensor) -> Tensor:
     """Return the tokens that enter the blocks, (batch, 1 + patches, width), class token first."""
-    patches = image.unflatten(3, (GRID, PATCH)).unflatten(2, (GRID, PATCH)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    side = visual.conv1.kernel_size[0]
+    patches = image.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5).flatten(3)
     x = F.linear(patches.flatten(1, 2), visual.conv1.weight.flatten(1))  # a convolution without overlap
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
     return visual.ln_pre(x)

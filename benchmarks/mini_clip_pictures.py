@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsad.synthetic import SEEN_CLASSES, SEEN_DEFECTS, TEXTURES, generate
+from zsad.synthetic import SEEN_CLASSES, SEEN_DEFECTS, TEXTURES, SyntheticSample, generate
 from zsad.types import CLIP_MEAN, CLIP_STD
 
 SIZE, PATCH = 96, 12
@@ -22,7 +22,7 @@ class Pictures(NamedTuple):
     image: Tensor
     """(batch, 3, 96, 96), normalised."""
     patch: Tensor
-    """(batch, 64) int8: 1 defective, 0 normal, -1 in between."""
+    """(batch, patches) int8: 1 defective, 0 normal, -1 in between."""
     facts: Tensor
     """(batch, 4) int64: class, state, defect or -1, whether a texture."""
 
@@ -35,13 +35,15 @@ class Pool:
         stream: Seeds count up from ``stream * 10**9``.
         fresh: Pictures drawn anew per batch.
         first: Pictures drawn before the first batch; None for all. The pool grows from there.
+        patch: Side of a patch in pixels.
     """
 
-    def __init__(self, size: int, stream: int, fresh: int, first: int | None = None) -> None:
+    def __init__(self, size: int, stream: int, fresh: int, first: int | None = None, patch: int = PATCH) -> None:
         self.rng = np.random.default_rng((77, stream))
         self.next_seed, self.fresh, self.oldest = stream * 10**9, fresh, 0
         self.image = np.zeros((size, SIZE, SIZE, 3), np.uint8)
-        self.patch = np.zeros((size, GRID, GRID), np.int8)
+        self.side, self.grid = patch, SIZE // patch
+        self.patch = np.zeros((size, self.grid, self.grid), np.int8)
         self.facts = np.zeros((size, 4), np.int64)
         self.filled = size if first is None else min(first, size)
         for place in range(self.filled):
@@ -54,10 +56,14 @@ class Pool:
         name = SEEN_CLASSES[number]
         sample = generate(name, "" if defect < 0 else list(SEEN_DEFECTS)[defect], self.next_seed)
         self.next_seed += 1
-        share = sample.mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
+        self.store(place, sample, (number, defect >= 0, defect, name in TEXTURES))
+
+    def store(self, place: int, sample: SyntheticSample, facts: tuple[int, bool, int, bool]) -> None:
+        """Keep a picture, the states of its patches and what is known of it."""
+        share = sample.mask.reshape(self.grid, self.side, self.grid, self.side).mean((1, 3))
         self.image[place] = sample.image
         self.patch[place] = np.where(share > 0.12, 1, np.where(share > 0, -1, 0))
-        self.facts[place] = number, defect >= 0, defect, name in TEXTURES
+        self.facts[place] = facts
 
     def batch(self, n: int) -> Pictures:
         """Return ``n`` pictures, turned by quarters, mirrored, and 40% of them with permuted colour channels."""

@@ -139,9 +139,10 @@ def main() -> None:
     parser.add_argument("--held-out-images", type=int, default=600, help="pictures of the sets with held-out classes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--windows", action="store_true", help="measure WinCLIP as well (slower)")
+    parser.add_argument("--backbone", default="zsad-mini-2")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    clip = load_clip("zsad-mini")
+    clip = load_clip(options.backbone)
     rows: dict[str, dict[str, float]] = {}
     for split in get_args(Split):
         n = options.held_out_images if split in ("held-out classes", "held-out both") else options.images

@@ -31,10 +31,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def build(vocabulary_size: int) -> Any:
+def build(vocabulary_size: int, patch: int = PATCH) -> Any:
     """Return open_clip's own model with a compact token table."""
     text = {**CONFIG["text_cfg"], "vocab_size": vocabulary_size}
-    return open_clip.CLIP(DIM, dict(CONFIG["vision_cfg"]), text, quick_gelu=False)
+    return open_clip.CLIP(DIM, {**CONFIG["vision_cfg"], "patch_size": patch}, text, quick_gelu=False)
 
 
 def encode_text(model: Any, rows: Tensor) -> Tensor:

@@ -53,7 +53,13 @@ def initialise(visual: Any, pool: Pool, seed: int) -> None:
 
 
 def export(
-    model: nn.Module, visual_state: dict[str, Tensor], token_ids: Tensor, path: Path, seed: int, images: int
+    model: nn.Module,
+    visual_state: dict[str, Tensor],
+    token_ids: Tensor,
+    path: Path,
+    seed: int,
+    images: int,
+    patch: int = PATCH,
 ) -> None:
     """Write the shipped file: half precision, only the token rows that captions use, the recipe in the header."""
     tensors = {k: v for k, v in model.state_dict().items() if k != "token_embedding.weight"}
@@ -62,7 +68,7 @@ def export(
     rows = model.state_dict()["token_embedding.weight"].half()
     tensors |= {"token_ids": token_ids.int(), "token_rows": rows[1:].contiguous(), "unknown_row": rows[0].contiguous()}
     header = {
-        "config": json.dumps(CONFIG),
+        "config": json.dumps({**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "patch_size": patch}}),
         "seed": str(seed),
         "images_seen": str(images),
         "generator_version": str(GENERATOR_VERSION),

@@ -19,6 +19,7 @@ from zsad.cli.demo import comparison, product, scoring
 from zsad.cli.demo.steps import steps
 from zsad.cli.demo.story import tell
 from zsad.clip import load_clip
+from zsad.clip.loading import MINI
 from zsad.methods import METHODS
 from zsad.report import page as html
 from zsad.synthetic import split_samples
@@ -31,8 +32,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The story of a small product, and the table of two methods."""
     folder = tmp_path_factory.mktemp("demo")
     drawn = product.draw(folder / "product", 0, 24, 30)
-    parts = list(tell(steps(drawn, "zsad-mini", "cpu"), Console(file=sys.stderr)))
-    samples, clip = split_samples("held-out both", 40), load_clip("zsad-mini")
+    parts = list(tell(steps(drawn, MINI, "cpu"), Console(file=sys.stderr)))
+    samples, clip = split_samples("held-out both", 40), load_clip(MINI)
     parts += comparison.parts(
         folder, scoring.run({name: METHODS[name](clip) for name in ("clip", "maskclip")}, samples), samples
     )

@@ -16,6 +16,7 @@ from zsad.cli.demo import main, scoring, tables
 from zsad.cli.demo.shown import chosen
 from zsad.cli.demo.training import train
 from zsad.clip import load_clip
+from zsad.clip.loading import MINI
 from zsad.inference import load_model
 from zsad.methods import METHODS, Method, get_method
 from zsad.synthetic import HELD_OUT_CLASSES, SyntheticSample, split_samples
@@ -31,7 +32,7 @@ def samples() -> list[SyntheticSample]:
 
 @pytest.fixture(scope="module")
 def outcomes(samples: list[SyntheticSample]) -> dict[str, scoring.Outcome]:
-    clip = load_clip("zsad-mini")
+    clip = load_clip(MINI)
     return scoring.run({name: METHODS[name](backbone=clip) for name in ("clip", "maskclip")}, samples)
 
 
@@ -53,7 +54,7 @@ def test_metrics_are_those_of_scikit_learn(
 def test_methods_see_what_the_predictor_sees(
     samples: list[SyntheticSample], outcomes: dict[str, scoring.Outcome]
 ) -> None:
-    model = load_model("maskclip", "zsad-mini", device="cpu")
+    model = load_model("maskclip", MINI, device="cpu")
     for number in (0, 13, 39):
         result = model.predict(samples[number].image, samples[number].class_name)
         assert outcomes["maskclip"].scores[number] == pytest.approx(result.pred_score, abs=1e-5)
@@ -93,7 +94,7 @@ def test_methods_below_a_trivial_score_are_named(outcomes: dict[str, scoring.Out
 
 
 def test_rows_have_their_own_options_but_for_those_that_are_said() -> None:
-    rows = scoring.rows_of(load_clip("zsad-mini"))
+    rows = scoring.rows_of(load_clip(MINI))
     for name, method in rows.items():
         own = {option: one.default for option, one in inspect.signature(type(method)).parameters.items()}
         given = {"adapter"} if name == "AnoVL, adapted" else set()
@@ -142,7 +143,7 @@ def test_the_command_writes_page_table_and_heat_maps(tmp_path: Path, capsys: pyt
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice on loaders
 def test_training_changes_every_method_that_learns_and_leaves_usable_files(tmp_path: Path) -> None:
     text = io.StringIO()
-    clip = load_clip("zsad-mini")
+    clip = load_clip(MINI)
     methods = train(clip, tmp_path, 0, Console(file=text, width=300), images=26, epochs=1)
     learners = [kind.__name__ for kind in METHODS.values() if kind.loss is not Method.loss]
     assert {"VAND", "CoOp", "AnomalyCLIP", "AACLIP", "VisualAD", "MVFA"} <= set(learners)

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from zsad.cli.demo import product
 from zsad.cli.demo.steps import rows, steps
 from zsad.cli.demo.story import Step, run, tell
+from zsad.clip.loading import MINI
 from zsad.decision import Card
 from zsad.report import page
 from zsad.synthetic import generate
@@ -29,7 +30,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> product.Product:
 
 @pytest.fixture(scope="module")
 def told(drawn: product.Product) -> str:
-    return page.page("demo", tell(steps(drawn, "zsad-mini", "cpu"), Console(file=sys.stderr)))
+    return page.page("demo", tell(steps(drawn, MINI, "cpu"), Console(file=sys.stderr)))
 
 
 def test_the_product_has_the_defects_that_its_truth_says(drawn: product.Product) -> None:
@@ -44,7 +45,7 @@ def test_the_product_has_the_defects_that_its_truth_says(drawn: product.Product)
 
 
 def test_the_page_tells_every_step_with_the_command_that_was_run(drawn: product.Product, told: str) -> None:
-    story = steps(drawn, "zsad-mini", "cpu")
+    story = steps(drawn, MINI, "cpu")
     assert re.findall(r"<h2>(\d)\.", told) == [str(number) for number in range(1, len(story) + 1)]
     for step in story:
         for line in step.lines:
@@ -93,7 +94,7 @@ def test_tiles_show_what_the_whole_photo_hides(drawn: product.Product, told: str
 
 
 def test_a_step_works_from_the_shell_as_it_stands_on_the_page(drawn: product.Product, told: str) -> None:
-    step = next(one for one in steps(drawn, "zsad-mini", "cpu") if one.commands[0][1] == "export-regions")
+    step = next(one for one in steps(drawn, MINI, "cpu") if one.commands[0][1] == "export-regions")
     before = (drawn.folder / "regions.json").read_bytes()
     (drawn.folder / "regions.json").unlink()
     subprocess.run([sys.executable, "-m", *shlex.split(step.lines[0])], check=True, capture_output=True)

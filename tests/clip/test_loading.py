@@ -148,6 +148,6 @@ def test_offline_mode_opens_no_connection_and_names_three_ways_out(
     with pytest.raises(
         WeightsError,
         match=rf"offline mode is on, {variable}\)\. Three ways out: connect to the network once; or copy .*"
-        rf"backbone='{small_model}/<file>'; or, for a trial on synthetic images, .*--backbone zsad-mini\)\.",
+        rf"backbone='{small_model}/<file>'; or, for a trial on synthetic images, .*--backbone zsad-mini-2\)\.",
     ):
         load_clip(f"{small_model}/tag")

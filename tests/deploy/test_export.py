@@ -19,14 +19,14 @@ from tests.deploy.exporting import CLASSES, copy, edit, model, pictures, smooth,
 from zsad import Predictor
 from zsad.cli.main import main
 from zsad.decision import CardError
-from zsad.deploy import ExportError, Runtime, export
+from zsad.deploy import ExportError, Runtime, export, graph
 from zsad.deploy.exporting import Verification
 from zsad.deploy.folder import FolderError
 from zsad.deploy.graph import Graph, obstacle
 from zsad.deploy.onnx_file import trace
 from zsad.deploy.verify import VerificationError, compare, prove
 from zsad.inference.files import sha256
-from zsad.methods import METHODS, list_methods
+from zsad.methods import METHODS, Method, list_methods
 
 NO_GRAPH = {
     "musc": "the others of its folder",
@@ -161,7 +161,14 @@ def test_a_spoiled_graph_fails_the_proof(
 def test_a_failed_export_is_kept_under_another_name_and_the_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path
 ) -> None:
-    monkeypatch.setattr("zsad.deploy.graph.smooth", lambda maps, sigma: maps)  # sigma is dropped
+    stripped = graph._stripped
+
+    def unsmoothed(method: Method) -> Method:
+        made = stripped(method)
+        made.sigma = 0.0
+        return made
+
+    monkeypatch.setattr(graph, "_stripped", unsmoothed)
     command = ["export", "--method", "clip", "--backbone", "zsad-mini", "--option", "sigma=4", "--class-name", "wood"]
     assert main([*command, "--verify", str(photos), "--out", str(tmp_path / "out")]) == 1
     said = " ".join(capsys.readouterr().err.split())

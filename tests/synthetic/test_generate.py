@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from zsad.synthetic import (
     generate,
 )
 from zsad.synthetic.generate import LEAST_CHANGE, LEAST_PIXELS
+from zsad.synthetic.pen import Pen
 
 
 def test_generator_does_not_import_torch() -> None:
@@ -52,6 +54,33 @@ def test_normal_picture_has_an_empty_mask_and_a_varied_surface(class_name: str) 
     assert sample.image.std() > 3  # not a blank picture
     share = sample.foreground.mean()
     assert share == 1 if class_name in TEXTURES else 0.02 < share < 0.8
+
+
+class Extreme(np.random.Generator):
+    """Draws the lowest or the highest number of every range."""
+
+    def __init__(self, high: bool) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.high = high
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        """Return one end of the range."""
+        end = high if self.high else low
+        return end if size is None else np.full(size, end)
+
+    def integers(self, low: Any, high: Any = None, size: Any = None, **given: Any) -> Any:  # type: ignore[override]
+        """Return one end of the range."""
+        low, high = (0, low) if high is None else (low, high)
+        end = high - 1 if self.high else low
+        return end if size is None else np.full(size, end)
+
+
+@pytest.mark.parametrize("high", [True, False])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects_can_be_drawn_at_the_ends_of_their_ranges(name: str, high: bool) -> None:
+    pen = Pen(96)
+    OBJECTS[name](Extreme(high), pen)
+    assert np.asarray(pen.layer)[..., 3].any()
 
 
 @pytest.mark.parametrize("defect", DEFECTS)

@@ -11,6 +11,7 @@ from zsad.benchmark.details import Curves, image_curves
 from zsad.benchmark.report_page import html
 from zsad.benchmark.results import Comparison, Summary, compare, load, summarise
 from zsad.benchmark.tables import PER_CLASS, as_csv, latex, markdown, transductive
+from zsad.clip.loading import EMBEDDED
 from zsad.images.cells import write_cells
 from zsad.methods.base import SCORES_DEPEND
 
@@ -141,9 +142,9 @@ def labels(summaries: Sequence[Summary]) -> list[str]:
     """Say plainly what kind of numbers these are."""
     notes = []
     backbones = {one.backbone for one in summaries}
-    if "zsad-mini" in backbones:
+    for mini in EMBEDDED.keys() & backbones:
         notes.append(
-            "zsad-mini: a small CLIP trained on synthetic pictures. These numbers show that the machinery works; "
+            f"{mini}: a small CLIP trained on synthetic pictures. These numbers show that the machinery works; "
             "they say nothing about real images and do not rank the methods."
         )
     if all_at_once := sorted({one.method for one in summaries if transductive(one.name)}):

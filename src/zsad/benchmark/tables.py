@@ -8,7 +8,7 @@ from typing import Any
 
 from zsad.benchmark.published import lookup
 from zsad.benchmark.results import IMAGE, ORDER, Summary
-from zsad.clip.loading import MINI, RANDOM
+from zsad.clip.loading import EMBEDDED, RANDOM
 from zsad.images.cells import write_cells
 from zsad.methods import METHODS
 
@@ -44,7 +44,7 @@ def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
         here = {one.method: one for one in summaries if one.data == data}
         metrics = [metric for metric in ORDER if any(metric in one.values for one in here.values())]
         # numbers of the synthetic or of random backbones say nothing about real images: nothing published beside them
-        real = {label for label, one in here.items() if not one.backbone.endswith((MINI, f"/{RANDOM}"))}
+        real = {label for label, one in here.items() if not one.backbone.endswith((*EMBEDDED, f"/{RANDOM}"))}
         absent = [name for name in METHODS if real and name not in {one.name for one in here.values()}]
         for label in [*here, *absent]:
             one = here.get(label)

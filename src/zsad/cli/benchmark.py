@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--data", nargs="+", required=True, metavar="DATA",
         help="Synthetic, MVTecAD=ROOT, Name:option=value,..., or YAML configurations",
     )  # fmt: skip
-    result.add_argument("--backbone", help="in place of each method's published one, e.g. zsad-mini")
+    result.add_argument("--backbone", help="in place of each method's published one, e.g. zsad-mini-2")
     result.add_argument(
         "--train",
         nargs="+",

@@ -152,7 +152,7 @@ def _show(facts: dict[str, Any], console: Console) -> None:
         state = "after training" if one["needs_checkpoint"] else "yes"
         published = state if one["published_weights_cached"] else f"no: {one['published_backbone']} is not cached"
         methods.append([name, state if facts["embedded_backbone_works"] else "no: file missing", published])
-    show("works offline", ("method", "with zsad-mini", "as published"), methods)
+    show("works offline", ("method", f"with {MINI}", "as published"), methods)
     if others := facts["methods_of_other_packages"]:
         show("methods of other packages", ("method", "class"), list(map(list, others.items())))
     adapters = [

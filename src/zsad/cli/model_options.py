@@ -44,7 +44,7 @@ def add_model_options(made: argparse.ArgumentParser, several: bool = False) -> N
         made.add_argument("--class-name", help=what)
     made.add_argument(
         "--backbone",
-        help="'<open_clip model>/<tag, file or random>', or 'zsad-mini' (embedded, knows synthetic images only); "
+        help="'<open_clip model>/<tag, file or random>', or 'zsad-mini-2' (embedded, knows synthetic images only); "
         "default: the card's, the checkpoint's, else the method's published one, downloaded on first use",
     )
     made.add_argument("--checkpoint", metavar="FILE", help="learned parameters of a trained method, or 'untrained'")

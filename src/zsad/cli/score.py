@@ -24,7 +24,7 @@ from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
 from zsad.cli.score_summary import summary
 from zsad.cli.watching import check_comparison, check_watching, hook_of, watch_folders
-from zsad.clip.loading import MINI
+from zsad.clip.loading import EMBEDDED
 from zsad.decision import Card
 from zsad.decision.drift import watch_of
 from zsad.images import Found, ReadOptions
@@ -86,9 +86,9 @@ def main(arguments: Sequence[str]) -> int:
         watches = {name: watch_of(card.entry(name)) for name in classes}
         for name in filter(card.unseen, classes):
             console.print(f"The card is pooled and was not made for '{name}': nothing is promised for this class.")
-    if model.identity(classes[0])["backbone"] == MINI:
+    if (mini := model.identity(classes[0])["backbone"]) in EMBEDDED:
         console.print(
-            "[yellow]zsad-mini knows synthetic images only: its scores of real images mean nothing. "
+            f"[yellow]{mini} knows synthetic images only: its scores of real images mean nothing. "
             "Leave out --backbone for real work.[/yellow]"
         )
     method = model.method if isinstance(model, Predictor) else None

@@ -156,9 +156,9 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _backbone(name: str, to: Path | None, wanted: bool) -> None:
-    from zsad.clip.loading import MINI, cached_weights, download_weights
+    from zsad.clip.loading import EMBEDDED, cached_weights, download_weights
 
-    if name == MINI:
+    if name in EMBEDDED:
         return
     if not wanted:
         if cached_weights(name) is None:

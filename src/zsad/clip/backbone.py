@@ -139,6 +139,11 @@ class Clip(nn.Module):
         return tower_key(self.model, {}, self._digests)
 
     @property
+    def embedded(self) -> bool:
+        """Whether the weights ship with the package; every other name says after a slash where they come from."""
+        return "/" not in self.name
+
+    @property
     def depth(self) -> int:
         """Number of image blocks."""
         return len(self.model.visual.transformer.resblocks)

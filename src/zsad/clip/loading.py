@@ -25,11 +25,17 @@ from zsad.weights.places import offline_reason
 
 Activation = Literal["gelu", "quick_gelu"]
 
-MINI = "zsad-mini"
+EMBEDDED: Mapping[str, str] = {"zsad-mini": "zsad_mini.safetensors", "zsad-mini-2": "zsad_mini_2.safetensors"}
+"""Backbones that ship with the package -> their files. A new edition gets a new name, and names keep their meaning."""
+
+MINI = "zsad-mini-2"
+"""The embedded backbone that is taken where none is named."""
+
 RANDOM = "random"
 
 BACKBONES: Mapping[str, str] = {
-    MINI: "embedded, 96 px, synthetic images only: shows the machinery, says nothing about real images",
+    "zsad-mini": "embedded, 96 px, synthetic images only: shows the machinery, says nothing about real images",
+    "zsad-mini-2": "the same with smaller patches and more training: zsad demo",
     "ViT-L-14-336-quickgelu/openai": "AnomalyCLIP, CoOp, CLIP, CLIP-AC, VisualAD",
     "ViT-L-14-336/openai": "AA-CLIP, VAND, MVFA (with activation='gelu', the published mismatch)",
     "ViT-B-16-plus-240/laion400m_e32": "AnoVL, MaskCLIP, ALFA",
@@ -50,8 +56,8 @@ def load_clip(name: str, position: Position = "bicubic", activation: Activation 
     """Return the frozen backbone of that name, in float32 on the CPU.
 
     Args:
-        name: ``"zsad-mini"``, or ``"<open_clip model>/<source>"`` where the source is a pretrained tag
-            (``"ViT-B-16-plus-240/laion400m_e32"``), the path of a checkpoint file
+        name: ``"zsad-mini"`` or ``"zsad-mini-2"``, or ``"<open_clip model>/<source>"`` where the source is a pretrained
+            tag (``"ViT-B-16-plus-240/laion400m_e32"``), the path of a checkpoint file
             (``"ViT-B-16-plus-240/weights/mine.safetensors"``) or ``"random"`` for untrained weights (seed 0).
         position: How the position table is resized; see :class:`Clip`.
         activation: Ask by name for an activation that differs from the weights' own, as AA-CLIP and VAND do.
@@ -62,14 +68,14 @@ def load_clip(name: str, position: Position = "bicubic", activation: Activation 
         ValueError: If the name or the tag is unknown.
         UnsupportedModelError: If the towers are not plain transformers.
     """
-    if name == MINI:
-        return Clip(_mini(), MINI, position)
+    if name in EMBEDDED:
+        return Clip(_embedded(name), name, position)
     model_name, _, source = name.partition("/")
     config = open_clip.get_model_config(model_name)
     if config is None or not source:
         raise ValueError(
-            f"Unknown backbone '{name}'. Give 'zsad-mini' or '<open_clip model>/<tag, file or random>', "
-            f"for example one of {[known for known in BACKBONES if known != MINI]}; "
+            f"Unknown backbone '{name}'. Give 'zsad-mini', 'zsad-mini-2' or '<open_clip model>/<tag, file or random>', "
+            f"for example one of {[known for known in BACKBONES if known not in EMBEDDED]}; "
             f"open_clip.list_models() shows all models."
         )
     overrides: dict[str, Any] = {} if activation is None else {"quick_gelu": activation == "quick_gelu"}
@@ -114,8 +120,8 @@ def model_config(name: str) -> dict[str, Any]:
     Raises:
         ValueError: If the model is unknown.
     """
-    if name == MINI:
-        with safe_open(str(cached_weights(MINI)), framework="pt") as file:
+    if name in EMBEDDED:
+        with safe_open(str(cached_weights(name)), framework="pt") as file:
             mini: dict[str, Any] = json.loads(file.metadata()["config"])
         return mini
     config: dict[str, Any] | None = open_clip.get_model_config(name.partition("/")[0])
@@ -128,13 +134,13 @@ def is_named(name: str) -> bool:
     """Whether a name means weights that open_clip or this library knows: no file, no place in the network."""
     model_name, _, source = name.partition("/")
     known = model_name in open_clip.list_models()
-    return name == MINI or (known and source in (RANDOM, *open_clip.list_pretrained_tags_by_model(model_name)))
+    return name in EMBEDDED or (known and source in (RANDOM, *open_clip.list_pretrained_tags_by_model(model_name)))
 
 
 def cached_weights(name: str) -> Path | None:
     """Return where the weights of a backbone lie on this machine, or None if a download would be needed."""
-    if name == MINI:
-        return Path(str(files("zsad") / "weights" / "zsad_mini.safetensors"))
+    if name in EMBEDDED:
+        return Path(str(files("zsad") / "weights" / EMBEDDED[name]))
     source = name.partition("/")[2]
     if Path(source).is_file():
         return Path(source)
@@ -256,9 +262,8 @@ def _create(model_name: str, source: str | None, overrides: dict[str, Any]) -> t
         raise _missing(model_name, source, type(error).__name__) from error
 
 
-def _mini() -> open_clip.CLIP:
-    path = cached_weights(MINI)
-    with safe_open(str(path), framework="pt") as file:
+def _embedded(name: str) -> open_clip.CLIP:
+    with safe_open(str(cached_weights(name)), framework="pt") as file:
         config = json.loads(file.metadata()["config"])
         stored: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     model = open_clip.CLIP(**config)

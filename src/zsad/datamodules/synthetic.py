@@ -32,11 +32,11 @@ class SyntheticDataset(TrainingDataset):
 class Synthetic(BenchmarkDataModule):
     """Procedural textures and objects with exact masks; they show that the machinery works and nothing of real images.
 
-    The embedded ``zsad-mini`` was trained on other pictures of the same generator: on "seen" classes and defects only.
-    Training here takes fresh pictures of seen classes with seen defects, whatever ``split`` is tested on.
+    The embedded ``zsad-mini`` and ``zsad-mini-2`` were trained on other pictures of it: of "seen" classes
+    and defects only. Training here takes fresh ones of these, whatever ``split`` is tested on.
 
     Args:
-        split: Pictures to test on: of classes and defects that zsad-mini has seen, or not (``"held-out both"``).
+        split: Pictures to test on: of classes and defects that these have seen, or not (``"held-out both"``).
         images: Number of test pictures.
         train_images: Number of training pictures.
         defective: Share of the test pictures of each class that have a defect.

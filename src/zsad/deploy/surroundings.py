@@ -54,5 +54,5 @@ def licences(method: Method) -> str:
         if method.learns()
         else "The method learns no parameters."
     )
-    terms = _MINI if method.clip.name == "zsad-mini" else _OPEN_CLIP
+    terms = _MINI if method.clip.embedded else _OPEN_CLIP
     return _OWN.format(version=__version__, backbone=method.clip.name, backbone_terms=terms, learned=learned)

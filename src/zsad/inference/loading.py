@@ -55,7 +55,7 @@ def load_model(
             ``"anomalyclip/visa"``, it is the same as ``checkpoint="visa"``.
         backbone: Name for :func:`zsad.clip.load_clip`, or a loaded one. None is the checkpoint's or, without
             one, the paper's, which open_clip downloads on first use and finds in its cache afterwards; ``"published"``
-            is the paper's in any case. ``"zsad-mini"`` is embedded and knows synthetic images only: its scores say
+            is the paper's in any case. ``"zsad-mini-2"`` is embedded and knows synthetic images only: its scores say
             nothing about real ones, and a checkpoint that brings it is loaded with a warning.
         checkpoint: Learned parameters: a checkpoint of ``zsad fit``, a file of ``save_weights``, the file that the
             paper's authors released, a folder of ``save_pretrained``, ``"hub:owner/repository@revision"``, or the name
@@ -95,7 +95,7 @@ def load_model(
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
     from zsad.clip import Clip
-    from zsad.clip.loading import MINI
+    from zsad.clip.loading import EMBEDDED
     from zsad.clip.text_store import TextStore
     from zsad.images.levels import ReadOptions
     from zsad.images.where import Where
@@ -142,10 +142,10 @@ def load_model(
     method.clip.text_store = TextStore()
     if entry is not None:
         adapters.compare_tower(entry, method)
-    if backbone is None and method.clip.name == MINI:
+    if backbone is None and (mini := method.clip.name) in EMBEDDED:
         warnings.warn(
-            f"The checkpoint '{checkpoint}' was trained on '{MINI}', which knows synthetic images only: scores of real "
-            f"images mean nothing. Name backbone='{MINI}' to have no warning.",
+            f"The checkpoint '{checkpoint}' was trained on '{mini}', which knows synthetic images only: scores of real "
+            f"images mean nothing. Name backbone='{mini}' to have no warning.",
             SyntheticModelWarning,
             stacklevel=2,
         )

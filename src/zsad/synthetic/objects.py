@@ -44,7 +44,7 @@ def bottle(rng: np.random.Generator, pen: Pen) -> None:
     for k in range(rng.integers(4, 7)):
         pen.ellipse((0, 0), radius, shade(light if k % 2 else dark, rng.uniform(0.7, 1.2)))
         radius -= rng.uniform(0.06, 0.15)
-    pen.ellipse((0, 0), min(radius, 0.35), hsv(rng.random(), 0.2, rng.uniform(0.02, 0.2)))
+    pen.ellipse((0, 0), min(max(radius, 0.0), 0.35), hsv(rng.random(), 0.2, rng.uniform(0.02, 0.2)))
 
 
 def pill(rng: np.random.Generator, pen: Pen) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from zsad.weights.registry import data_terms
 
 _METRICS = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
-_BACKBONE_LICENCE = {"openai": "MIT (OpenAI's CLIP)", "zsad-mini": "Apache-2.0 (ships with zsad)"}
+_EMBEDDED = "Apache-2.0 (ships with zsad)"
+_BACKBONE_LICENCE = {"openai": "MIT (OpenAI's CLIP)", "zsad-mini": _EMBEDDED, "zsad-mini-2": _EMBEDDED}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from PIL import Image
 from zsad.cli.demo.product import digest
 from zsad.cli.demo.shown import chosen
 from zsad.clip import Clip
+from zsad.clip.loading import MINI
 from zsad.images import to_tensor
 from zsad.images.overlay import Limits
 from zsad.inference.enlarging import enlarged
@@ -28,10 +29,10 @@ from zsad.synthetic.trivial import centre_prior, colour_outlier
 TRIVIAL = ("centre prior", "colour outlier")
 """Rows that need no model."""
 
-CHOSEN: Mapping[str, Mapping[str, Any]] = {"ALFA": {"ridge": 100.0}, "AnoVL, adapted": {"lr": 1e-4}}
-"""Row -> options other than the method's own: made for real backbones, they do not suit zsad-mini.
+CHOSEN: Mapping[str, Mapping[str, Any]] = {"AnoVL, adapted": {"lr": 1e-4}}
+"""Row -> options other than the method's own: made for real backbones, they do not suit the embedded one.
 
-They were chosen on classes and defects that zsad-mini has seen, none of which is in the demo: ``docs/mini_clip.md``.
+They were chosen on classes and defects that it has seen, none of which is in the demo: ``docs/mini_clip.md``.
 """
 
 _BATCH = 16
@@ -84,7 +85,7 @@ def chosen_options() -> str:
         for kind in [METHODS[name.split(",")[0].lower()]]
         for option, value in options.items()
     ]
-    return f"Chosen for zsad-mini, on classes and defects that it has seen: {'; '.join(said)}."
+    return f"Chosen for {MINI}, on classes and defects that it has seen: {'; '.join(said)}."
 
 
 def run(

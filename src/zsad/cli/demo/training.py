@@ -12,7 +12,7 @@ from zsad.methods import METHODS, Method
 def train(
     clip: Clip, folder: Path, seed: int, console: Console, images: int = 400, epochs: int | None = 5
 ) -> dict[str, Method]:
-    """Return the methods that learn, trained on generated pictures of classes and defects that zsad-mini has seen.
+    """Return the methods that learn, trained on generated pictures of classes and defects that the backbone has seen.
 
     Args:
         clip: The backbone.
@@ -34,5 +34,5 @@ def train(
             model, weights = trained(spec, data, seed, clip, folder, epochs, options)
             methods[f"{kind.__name__}, trained"] = model
             console.print(f"{kind.__name__}: trained on {images} pictures; weights in {weights}", soft_wrap=True)
-    console.print("No gain is expected here: zsad-mini was trained against prompts written by hand.")
+    console.print("No gain is expected here: the backbone was trained against prompts written by hand.")
     return methods

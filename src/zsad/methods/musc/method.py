@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
-from zsad.clip.loading import MINI, Activation
+from zsad.clip.loading import EMBEDDED, Activation
 from zsad.clip.tensor_store import CacheDtype
 from zsad.functional.maps import to_grid, upsample
 from zsad.methods.musc.aggregation import Grid, joint_norm, pooled, similarity_pooled
@@ -305,7 +305,7 @@ def released_activation(backbone: str, image_size: int | None) -> Activation | N
     """
     model, _, tag = backbone.partition("/")
     config = open_clip.get_model_config(model)
-    if backbone == MINI or config is None:
+    if backbone in EMBEDDED or config is None:
         return None
     native = config["vision_cfg"].get("image_size", 224)
     if image_size is None:
