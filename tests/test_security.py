@@ -10,7 +10,7 @@ from pathlib import Path
 import open_clip
 from packaging.requirements import Requirement
 
-from zsad.clip.loading import BACKBONES, MINI, RANDOM
+from zsad.clip.loading import BACKBONES, EMBEDDED, RANDOM
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +33,7 @@ def test_malicious_releases_of_lightning_are_excluded() -> None:
 
 def test_backbones_come_from_sources_of_open_clip() -> None:
     """Each name is one of open_clip's, with a file of its Hub or a checksum in its address."""
-    names = [name for name in BACKBONES if name != MINI and not name.endswith(f"/{RANDOM}")]
+    names = [name for name in BACKBONES if name not in EMBEDDED and not name.endswith(f"/{RANDOM}")]
     assert names
     for name in names:
         model, _, tag = name.partition("/")

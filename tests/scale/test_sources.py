@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,22 @@ def test_tar_shards(model: Predictor, pictures: Path, expected: dict[str, Result
     (tmp_path / "small.tar.gz").rename(tmp_path / "small.tar")
     with pytest.raises(ManifestError, match="no tar file that is written without compression"):
         list(gathered([f"{tmp_path}/small.tar"], ""))
+
+
+def test_a_file_with_two_names_is_in_a_tar_shard_twice(
+    model: Predictor, pictures: Path, expected: dict[str, Result], tmp_path: Path
+) -> None:
+    """tar writes the bytes of hard links once."""
+    (tmp_path / "a.png").write_bytes((pictures / "00.png").read_bytes())
+    os.link(tmp_path / "a.png", tmp_path / "b.png")
+    with tarfile.open(tmp_path / "links.tar", "w") as shard:
+        for name in ("a.png", "b.png"):
+            shard.add(tmp_path / name, name)
+        assert shard.getmember("b.png").islnk()
+    got = scored(model, [f"{tmp_path}/links.tar"], tmp_path)
+    assert sorted(got) == ["a.png", "b.png"]
+    for _, result in got.values():
+        assert result.pred_score == pytest.approx(expected["00.png"].pred_score, abs=1e-6)
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -119,10 +119,14 @@ def _tar(path: str) -> Iterator[Found]:
     real = path if is_url(path) else os.path.realpath(path)
     try:
         with closing(_open(path)) as file, tarfile.open(fileobj=file, mode="r:") as shard:
+            places: dict[str, dict[str, int]] = {}
             for one in shard:
-                if one.isfile() and is_image(one.name.rsplit("/", 1)[-1]):
-                    part = json.dumps({"start": one.offset_data, "size": one.size})
-                    yield Found(f"{path}/{one.name}", real + _PART + part, one.name, real)
+                if one.isfile():
+                    places[one.name] = {"start": one.offset_data, "size": one.size}
+                elif one.islnk() and one.linkname in places:  # a file with two names: the second time without bytes
+                    places[one.name] = places[one.linkname]
+                if one.name in places and is_image(one.name.rsplit("/", 1)[-1]):
+                    yield Found(f"{path}/{one.name}", real + _PART + json.dumps(places[one.name]), one.name, real)
     except tarfile.TarError as error:
         raise ManifestError(f"'{path}' is no tar file that is written without compression: {error}.") from error
 
