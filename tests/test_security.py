@@ -10,7 +10,8 @@ from pathlib import Path
 import open_clip
 from packaging.requirements import Requirement
 
-from zsad.clip.loading import BACKBONES, EMBEDDED, RANDOM
+from zsad.clip.embedded import EMBEDDED
+from zsad.clip.loading import BACKBONES, RANDOM
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,7 +19,7 @@ from zsad.cli.demo import comparison, product, scoring
 from zsad.cli.demo.steps import steps
 from zsad.cli.demo.story import tell
 from zsad.clip import load_clip
-from zsad.clip.loading import MINI
+from zsad.clip.embedded import MINI
 from zsad.methods import METHODS
 from zsad.report import page as html
 from zsad.synthetic import split_samples

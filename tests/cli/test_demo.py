@@ -16,7 +16,7 @@ from zsad.cli.demo import main, scoring, tables
 from zsad.cli.demo.shown import chosen
 from zsad.cli.demo.training import train
 from zsad.clip import load_clip
-from zsad.clip.loading import MINI
+from zsad.clip.embedded import MINI
 from zsad.inference import load_model
 from zsad.methods import METHODS, Method, get_method
 from zsad.synthetic import HELD_OUT_CLASSES, SyntheticSample, split_samples

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from zsad.cli.demo import product
 from zsad.cli.demo.steps import rows, steps
 from zsad.cli.demo.story import Step, run, tell
-from zsad.clip.loading import MINI
+from zsad.clip.embedded import MINI
 from zsad.decision import Card
 from zsad.report import page
 from zsad.synthetic import generate

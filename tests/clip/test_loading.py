@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zsad.clip import ActivationMismatchError, WeightsError, load_clip
+from zsad.clip import ActivationMismatchError, Clip, WeightsError, load_clip
 from zsad.clip.loading import cached_weights
 
 
@@ -151,3 +151,9 @@ def test_offline_mode_opens_no_connection_and_names_three_ways_out(
         rf"backbone='{small_model}/<file>'; or, for a trial on synthetic images, .*--backbone zsad-mini-2\)\.",
     ):
         load_clip(f"{small_model}/tag")
+
+
+def test_what_ships_with_the_package_is_known_by_name_alone() -> None:
+    assert load_clip("zsad-mini-2").embedded
+    own = Clip(load_clip("zsad-mini").model, "mine")
+    assert not own.embedded, "its licence is not ours to say"

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from zsad.clip import load_clip
-from zsad.clip.loading import EMBEDDED
+from zsad.clip.embedded import EMBEDDED
 from zsad.synthetic import GENERATOR_VERSION, SyntheticSample, split_samples
 from zsad.types import CLIP_MEAN, CLIP_STD
 

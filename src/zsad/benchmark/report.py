@@ -11,7 +11,7 @@ from zsad.benchmark.details import Curves, image_curves
 from zsad.benchmark.report_page import html
 from zsad.benchmark.results import Comparison, Summary, compare, load, summarise
 from zsad.benchmark.tables import PER_CLASS, as_csv, latex, markdown, transductive
-from zsad.clip.loading import EMBEDDED
+from zsad.clip.embedded import EMBEDDED
 from zsad.images.cells import write_cells
 from zsad.methods.base import SCORES_DEPEND
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from zsad.benchmark.published import lookup
 from zsad.benchmark.results import IMAGE, ORDER, Summary
-from zsad.clip.loading import EMBEDDED, RANDOM
+from zsad.clip.embedded import EMBEDDED
+from zsad.clip.loading import RANDOM
 from zsad.images.cells import write_cells
 from zsad.methods import METHODS
 

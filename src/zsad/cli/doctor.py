@@ -13,7 +13,8 @@ from rich.markup import escape
 
 from zsad import __version__
 from zsad.cli.arguments import Parser
-from zsad.clip.loading import BACKBONES, MINI, cache_folders, cached_weights
+from zsad.clip.embedded import MINI
+from zsad.clip.loading import BACKBONES, cache_folders, cached_weights
 from zsad.clip.text_store import TextStore
 from zsad.methods import METHODS, outside_methods
 from zsad.report.terminal import tables

@@ -24,7 +24,7 @@ from zsad.cli.panels import Comparison
 from zsad.cli.score_arguments import parser, read_scale
 from zsad.cli.score_summary import summary
 from zsad.cli.watching import check_comparison, check_watching, hook_of, watch_folders
-from zsad.clip.loading import EMBEDDED
+from zsad.clip.embedded import EMBEDDED
 from zsad.decision import Card
 from zsad.decision.drift import watch_of
 from zsad.images import Found, ReadOptions

@@ -156,7 +156,8 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _backbone(name: str, to: Path | None, wanted: bool) -> None:
-    from zsad.clip.loading import EMBEDDED, cached_weights, download_weights
+    from zsad.clip.embedded import EMBEDDED
+    from zsad.clip.loading import cached_weights, download_weights
 
     if name in EMBEDDED:
         return

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from zsad.clip.blocks import State, Step, TwoPath, full, plain, run
+from zsad.clip.embedded import EMBEDDED
 from zsad.clip.tensor_store import Digests, tower_key
 from zsad.clip.text_store import TextStore, entry_key, tower_hash
 from zsad.types import Tokens
@@ -140,8 +141,8 @@ class Clip(nn.Module):
 
     @property
     def embedded(self) -> bool:
-        """Whether the weights ship with the package; every other name says after a slash where they come from."""
-        return "/" not in self.name
+        """Whether the weights ship with the package, and are under its licence."""
+        return self.name in EMBEDDED
 
     @property
     def depth(self) -> int:

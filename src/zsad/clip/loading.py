@@ -20,16 +20,11 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from zsad.clip.backbone import Clip, Position
+from zsad.clip.embedded import EMBEDDED, MINI
 from zsad.weights import backbones
 from zsad.weights.places import offline_reason
 
 Activation = Literal["gelu", "quick_gelu"]
-
-EMBEDDED: Mapping[str, str] = {"zsad-mini": "zsad_mini.safetensors", "zsad-mini-2": "zsad_mini_2.safetensors"}
-"""Backbones that ship with the package -> their files. A new edition gets a new name, and names keep their meaning."""
-
-MINI = "zsad-mini-2"
-"""The embedded backbone that is taken where none is named."""
 
 RANDOM = "random"
 

@@ -95,7 +95,7 @@ def load_model(
         >>> result.save("heat_map.png")  # doctest: +SKIP
     """
     from zsad.clip import Clip
-    from zsad.clip.loading import EMBEDDED
+    from zsad.clip.embedded import EMBEDDED
     from zsad.clip.text_store import TextStore
     from zsad.images.levels import ReadOptions
     from zsad.images.where import Where

@@ -125,7 +125,9 @@ def _tar(path: str) -> Iterator[Found]:
                     places[one.name] = {"start": one.offset_data, "size": one.size}
                 elif one.islnk() and one.linkname in places:  # a file with two names: the second time without bytes
                     places[one.name] = places[one.linkname]
-                if one.name in places and is_image(one.name.rsplit("/", 1)[-1]):
+                else:
+                    continue
+                if is_image(one.name.rsplit("/", 1)[-1]):
                     yield Found(f"{path}/{one.name}", real + _PART + json.dumps(places[one.name]), one.name, real)
     except tarfile.TarError as error:
         raise ManifestError(f"'{path}' is no tar file that is written without compression: {error}.") from error

@@ -15,7 +15,7 @@ from zsad.cli.demo.story import tell
 from zsad.cli.demo.tables import plain, show
 from zsad.cli.demo.training import train
 from zsad.clip import load_clip
-from zsad.clip.loading import MINI
+from zsad.clip.embedded import MINI
 from zsad.inference import find_device
 from zsad.report import page
 from zsad.synthetic import split_samples

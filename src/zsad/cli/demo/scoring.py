@@ -15,7 +15,7 @@ from PIL import Image
 from zsad.cli.demo.product import digest
 from zsad.cli.demo.shown import chosen
 from zsad.clip import Clip
-from zsad.clip.loading import MINI
+from zsad.clip.embedded import MINI
 from zsad.images import to_tensor
 from zsad.images.overlay import Limits
 from zsad.inference.enlarging import enlarged

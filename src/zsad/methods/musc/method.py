@@ -11,7 +11,8 @@ from torch import Tensor
 
 from zsad.clip import Clip
 from zsad.clip.backbone import Position
-from zsad.clip.loading import EMBEDDED, Activation
+from zsad.clip.embedded import EMBEDDED
+from zsad.clip.loading import Activation
 from zsad.clip.tensor_store import CacheDtype
 from zsad.functional.maps import to_grid, upsample
 from zsad.methods.musc.aggregation import Grid, joint_norm, pooled, similarity_pooled
