@@ -137,6 +137,23 @@ def test_a_killed_driver_goes_on(bucket: Any, ray: Any, pictures: Path, tmp_path
         assert row["score"] == pytest.approx(twin["score"], abs=1e-6)
 
 
+def test_marks_that_a_kill_left_cost_no_rows(bucket: Any, model: Predictor, pictures: Path, tmp_path: Path) -> None:
+    """A store moves by copying and deleting: a kill between leaves a mark twice. One block's rows are lost besides."""
+    job = lambda: score(pictures, "s3://plant/marks", model, "coin", overlays=False, block=3)  # noqa: E731
+    done = job()
+    assert done.rows == 13
+    marks = sorted(bucket.glob("plant/marks/checkpoint/*.parquet"))
+    assert len(marks) == 5
+    kept = f"plant/marks/scores/{Path(marks[0]).stem}-0.parquet"
+    before = bucket.info(kept)["LastModified"]
+    bucket.copy(marks[0], marks[0].replace(".parquet", ".pending.parquet"))
+    bucket.rm(f"plant/marks/scores/{Path(marks[4]).stem}-0.parquet")
+    assert job() == done
+    assert bucket.info(kept)["LastModified"] == before
+    assert collect("s3://plant/marks", tmp_path / "here", page=False) == 13
+    assert not bucket.glob("plant/marks/checkpoint/*.pending.parquet")
+
+
 def test_of_jobs_that_begin_together_one_may(bucket: Any) -> None:
     begin = Barrier(4)
 

@@ -19,6 +19,7 @@ from zsad.images.listing import Found
 from zsad.images.manifest import ManifestError, inputs
 from zsad.images.tiling import Tiles
 from zsad.inference import Predictor, Result
+from zsad.inference.files import FileList
 from zsad.scale.places import Place
 from zsad.scale.sources import gathered
 from zsad.scale.worker import Scorer, Work, results
@@ -99,6 +100,7 @@ def test_a_file_with_two_names_is_in_a_tar_shard_twice(
         for name in ("a.png", "b.png"):
             shard.add(tmp_path / name, name)
         assert shard.getmember("b.png").islnk()
+    assert len(FileList.of(gathered([f"{tmp_path}/links.tar"], ""))) == 2
     got = scored(model, [f"{tmp_path}/links.tar"], tmp_path)
     assert sorted(got) == ["a.png", "b.png"]
     for _, result in got.values():

@@ -19,6 +19,7 @@ from zsad.inference.overlays import FIRST, labels_of, scale_of
 from zsad.inference.raw_maps import RawMaps
 from zsad.scale.cluster import Cluster, Slots, connected, require_ray, slots_of
 from zsad.scale.collect import SCORES
+from zsad.scale.marks import DONE, settle
 from zsad.scale.places import Place
 from zsad.scale.progress import Done, Watch
 from zsad.scale.shards import INPUTS, write_shards
@@ -27,7 +28,6 @@ from zsad.scale.worker import ID, Scorer, Work, results
 
 BLOCK = 1000
 """Images that are made durable together: what a kill may cost each worker."""
-DONE = "checkpoint"
 
 
 class JobError(ValueError):
@@ -121,7 +121,10 @@ def score(
         shown = (lambda path: path) if os.getcwd() == known["base"] else _absolute
         number = write_shards(files, shown, place, -(-block // model.batch_size) * model.batch_size)
         with connected(cluster or Cluster()), Watch(place, len(files), say) as watch:
+            settle(place)
             _run(place, number, model, work, slots_of(cluster or Cluster()))
+            if settle(place):  # a killed driver's last worker outlived it
+                _run(place, number, model, work, slots_of(cluster or Cluster()))
     finally:
         lock.release()
     return watch.done()

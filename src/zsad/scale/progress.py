@@ -64,7 +64,8 @@ class Watch:
     def _counts(self) -> list[tuple[int, int]]:
         """Rows and errors of each file, from its last bytes."""
         arrow = require_parquet()
-        for name in self._place.names(SCORES):
+        names = self._place.names(SCORES)
+        for name in names:
             if name in self._known:
                 continue
             try:
@@ -75,7 +76,7 @@ class Watch:
             groups = [about.row_group(number) for number in range(about.num_row_groups)]
             empty = sum(one.column(errors).statistics.null_count for one in groups)
             self._known[name] = about.num_rows, about.num_rows - empty
-        return list(self._known.values())
+        return [self._known[name] for name in names if name in self._known]  # Ray removes what a kill left unfinished
 
     def _tell(self) -> None:
         while not self._ended.wait(self._every):

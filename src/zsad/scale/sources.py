@@ -119,12 +119,12 @@ def _tar(path: str) -> Iterator[Found]:
     real = path if is_url(path) else os.path.realpath(path)
     try:
         with closing(_open(path)) as file, tarfile.open(fileobj=file, mode="r:") as shard:
-            places: dict[str, dict[str, int]] = {}
+            places: dict[str, dict[str, Any]] = {}
             for one in shard:
                 if one.isfile():
                     places[one.name] = {"start": one.offset_data, "size": one.size}
                 elif one.islnk() and one.linkname in places:  # a file with two names: the second time without bytes
-                    places[one.name] = places[one.linkname]
+                    places[one.name] = {**places[one.linkname], "name": one.name}  # an image of its own
                 else:
                     continue
                 if is_image(one.name.rsplit("/", 1)[-1]):
