@@ -22,6 +22,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from zsad.benchmark.grid import Cell, DataSpec, MethodSpec, safe_name
+from zsad.benchmark.identity import differences
 from zsad.benchmark.results import load
 from zsad.benchmark.run import Options, Runner
 from zsad.cli import main as cli
@@ -104,6 +105,13 @@ def test_another_folder_of_the_same_name_is_not_taken(
     labels, scores = zip(*((label, score) for _, label, score in cell["images"]), strict=True)
     assert cell["metrics"]["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
     assert all(str(other) in path for path, _, _ in cell["images"])
+
+
+def test_long_values_are_told_apart_wherever_they_differ() -> None:
+    for kept in ("/data/" + "a" * 150, "a" * 400 + "1" + "b" * 400, "1" + "a" * 600, "a" * 600 + "1"):
+        (said,) = differences({"root": kept}, {"root": kept.replace("1", "2") + ("" if "1" in kept else "c")})
+        there, here = said.removeprefix("root: ").removesuffix(" now").split(" there, ")
+        assert there != here
 
 
 def test_changed_files_of_the_same_folder_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,12 +138,10 @@ def differences(kept: Any, now: Any, name: str = "") -> list[str]:
         return []
     if name.endswith(".files"):
         return [f"{name.removesuffix('.files')}: other images, labels or masks"]
-    return [f"{name}: {_shown(kept)} there, {_shown(now)} now"]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    texts = repr(kept), repr(now)
+    short = [text if len(text) <= 300 else f"{text[:100]}...{text[-197:]}" for text in texts]
+    there, here = texts if short[0] == short[1] else short
+    return [f"{name}: {there} there, {here} now"]
 
 
 def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
