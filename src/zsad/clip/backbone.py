@@ -170,6 +170,12 @@ class Clip(nn.Module):
         return int(self.model.visual.proj.shape[1])
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights of the image blocks."""
+        found: torch.dtype = self.model.visual.transformer.resblocks[0].ln_1.weight.dtype
+        return found
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return int(self.model.visual.conv1.stride[0])

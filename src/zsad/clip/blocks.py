@@ -5,7 +5,7 @@ model can serve several methods at once, and gradients and checkpoints are those
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,20 @@ def run(
 def full(x: Tensor) -> Tensor:
     """Return half precision as float32, everything else as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def learned(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what learned layers, whose parameters are float32, make of tokens: products are in the blocks' precision.
+
+    Args:
+        module: Linear layers.
+        x: Tokens.
+        dtype: Of the blocks.
+    """
+    if dtype not in (torch.bfloat16, torch.float16):  # what autocast does is autocast's business
+        return cast(Tensor, module(x))
+    with torch.autocast(x.device.type, dtype):
+        return cast(Tensor, module(x))
 
 
 def plain(mask: Tensor | None = None, narrow: int = 0) -> Step:
@@ -206,8 +220,8 @@ def adapters(modules: Sequence[nn.Module], weight: float, mask: Tensor | None = 
         x = whole(block, x, mask)
         if number > len(modules):
             return x
-        wide = full(x)  # adapters are learned, in float32
-        new = modules[number - 1](wide)
+        wide = full(x)
+        new = full(learned(modules[number - 1], x, x.dtype))
         scale = wide.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)
         return (weight * new * scale + (1 - weight) * wide).to(x.dtype)
 

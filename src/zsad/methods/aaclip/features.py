@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zsad.clip.blocks import TwoPath, adapters, vv_tower
+from zsad.clip.blocks import TwoPath, adapters, learned, vv_tower
 from zsad.methods.aaclip.adapters import (
     ImageAdapter,
     unit,
@@ -35,11 +35,12 @@ class Features(Anchors):
         """
         step = adapters(list(self.image_adapter.layer_adapters), self.lambda_image)
         x, kept = self.clip.run_image(self.clip.embed_image(image), step, self.levels)
+        dtype = self.clip.dtype
         patches = {
-            level: unit(project(self.clip.ln_post(kept[level][:, 1:])))
+            level: unit(learned(project, self.clip.ln_post(kept[level][:, 1:]), dtype))
             for level, project in zip(self.levels, self.image_adapter.seg_proj, strict=True)
         }
-        return patches, unit(self.image_adapter.det_proj(self.clip.ln_post(x[:, 1:]))).mean(dim=1)
+        return patches, unit(learned(self.image_adapter.det_proj, self.clip.ln_post(x[:, 1:]), dtype)).mean(dim=1)
 
     @torch.no_grad()
     def stage1_features(self, image: Tensor, levels: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
