@@ -26,7 +26,13 @@ def settle(place: Place) -> int:
         if name.endswith(_PENDING) and name.removesuffix(_PENDING) in finished:
             place.remove(f"{DONE}/{name}")
     rows = place.names(SCORES)  # each begins with its mark's name
-    lost = [mark for mark in finished if not any(name.startswith(mark) for name in rows[bisect_left(rows, mark) :][:1])]
+    lost = [mark for mark in finished if not any(name.startswith(mark) for name in _next(rows, mark))]
     for mark in lost:
         place.remove(f"{DONE}/{mark}.parquet")
     return len(lost)
+
+
+def _next(names: list[str], name: str) -> list[str]:
+    """Return the first of sorted names that is not before another."""
+    place = bisect_left(names, name)
+    return names[place : place + 1]
