@@ -51,14 +51,14 @@ def test_a_killed_driver_goes_on(images: Path, tmp_path: Path) -> None:
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=NICE)
     committed = lambda: [path for path in (out / "checkpoint").glob("*.parquet") if "pending" not in path.name]  # noqa: E731
     try:
-        while first.poll() is None and len(committed()) < 2:
+        while first.poll() is None and len(committed()) < 5:  # before, what writes may still be starting
             time.sleep(0.02)
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
     durable = sum(parquet.read_metadata(path).num_rows for path in committed())
     scored = len(list(out.glob("overlays/**/*.jpg")))
-    assert 2 * BLOCK <= durable < IMAGES
+    assert 5 * BLOCK <= durable < IMAGES
     assert scored - durable <= 2 * BLOCK, "what waits to be written, and what is being scored"
     kept = {path: path.stat().st_mtime_ns for path in committed()}
 
