@@ -48,9 +48,9 @@ def learned(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what learned layers, whose parameters are float32, make of tokens: products are in the blocks' precision.
 
     Args:
-        module: Linear layers.
-        x: Tokens.
-        dtype: Of the blocks.
+        module: Linear layers, (..., width) -> (..., outputs).
+        x: Tokens, (batch, tokens, width).
+        dtype: Of the blocks; in half precision the result is too.
     """
     if dtype not in (torch.bfloat16, torch.float16):  # what autocast does is autocast's business
         return cast(Tensor, module(x))

@@ -1,6 +1,8 @@
 """What is durable, by the marks that Ray keeps of finished blocks: put right after a kill."""
 
+import re
 from bisect import bisect_left
+from contextlib import suppress
 
 from zsad.scale.collect import SCORES
 from zsad.scale.places import Place
@@ -8,6 +10,7 @@ from zsad.scale.places import Place
 DONE = "checkpoint"
 """Folder of the marks."""
 _PENDING = ".pending.parquet"  # Ray's ending of a mark whose rows are still being written
+_NAMED = re.compile(r"_\d{6,}$")  # a mark named as its rows are; of others nothing is known
 
 
 def settle(place: Place) -> int:
@@ -19,14 +22,19 @@ def settle(place: Place) -> int:
 
     Args:
         place: Of a job that is not running.
+
+    Raises:
+        OSError: The file system cannot be reached.
     """
     marks = place.names(DONE)
     finished = {name.removesuffix(".parquet") for name in marks if not name.endswith(_PENDING)}
     for name in marks:
         if name.endswith(_PENDING) and name.removesuffix(_PENDING) in finished:
-            place.remove(f"{DONE}/{name}")
+            with suppress(FileNotFoundError):  # a killed driver's last worker has just done it
+                place.remove(f"{DONE}/{name}")
     rows = place.names(SCORES)  # each begins with its mark's name
-    lost = [mark for mark in finished if not any(name.startswith(mark) for name in _next(rows, mark))]
+    named = filter(_NAMED.search, finished)
+    lost = [mark for mark in named if not any(name.startswith(mark) for name in _next(rows, mark))]
     for mark in lost:
         place.remove(f"{DONE}/{mark}.parquet")
     return len(lost)

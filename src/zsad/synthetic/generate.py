@@ -41,6 +41,7 @@ LEAST_CHANGE = 0.06
 
 MOST = 0.35
 """Share of the picture that no defect covers: where a flat surface hides it, it grows from try to try."""
+
 TRIES = 24
 """How often a defect that nobody can see is drawn again, each time a little larger."""
 
@@ -84,7 +85,7 @@ def _centre(rng: np.random.Generator, scene: Scene, defect: str) -> tuple[float,
 def _damage(rng: np.random.Generator, scene: Scene, defect: str) -> tuple[FloatArray, BoolArray]:
     """Return the picture with a visible defect, and its mask."""
     size = len(scene.image)
-    best = (-1.0, scene.image, np.zeros((size, size), bool))
+    best = (-np.inf, scene.image, np.zeros((size, size), bool))
     least_pixels = LEAST_PIXELS * (size / 96) ** 2
     for attempt in range(TRIES):
         q = rng.uniform(0.07, 0.20) * size * (1 + 0.05 * attempt)
@@ -99,11 +100,10 @@ def _damage(rng: np.random.Generator, scene: Scene, defect: str) -> tuple[FloatA
         if clipped:
             near &= scene.foreground
         image = np.where(near[..., None], np.clip(changed, 0, 1), scene.image).astype(np.float32)
-        if mask.mean() >= MOST:
-            continue
         pixels = int(mask.sum())
         change = float(np.abs(image - scene.image).mean(-1)[mask].mean()) if pixels else 0.0
-        visible = min(pixels / least_pixels, change / LEAST_CHANGE)
+        share = float(mask.mean())
+        visible = -share if share >= MOST else min(pixels / least_pixels, change / LEAST_CHANGE)
         if visible > best[0]:
             best = (visible, image, mask)
         if visible >= 1:
